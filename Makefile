@@ -1,0 +1,43 @@
+# Everything a user or CI runs. Needs Python 3.11 and make; installs the rest into .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+WORKERS ?= 2
+
+.PHONY: demo dev test lint bench lock clean
+
+demo: $(INSTALLED) home ## from raw prices to two finished reports, on real data
+	$(BIN)/python -m trade_pipeline.demo
+
+dev: $(INSTALLED) home ## web UI on port 3000, with schedules and sensors
+	$(BIN)/dagster dev -w workspace.yaml
+
+test: $(INSTALLED) ## the whole suite
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+lint: $(INSTALLED) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(INSTALLED) ## constraints.txt from pyproject.toml
+	$(BIN)/pip-compile --quiet --no-header --no-emit-index-url --no-emit-find-links --allow-unsafe --strip-extras --extra dev --output-file constraints.txt pyproject.toml
+	sed -i 's/^torch==2.13.0+cpu$$/torch==2.13.0/' constraints.txt # any build of that version
+
+clean: ## forget everything that was computed
+	rm -rf store .dagster
+
+.PHONY: home
+home:
+	mkdir -p $(DAGSTER_HOME)
+	test -e $(DAGSTER_HOME)/dagster.yaml || cp configs/deploy/development.yaml $(DAGSTER_HOME)/dagster.yaml
+
+# torch first: asked for through another package, pip may take a build of several gigabytes.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(INSTALLED)

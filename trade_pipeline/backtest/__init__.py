@@ -1,0 +1,1 @@
+"""Strategies, the engine and reports."""

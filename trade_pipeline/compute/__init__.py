@@ -1,0 +1,1 @@
+"""Where a task runs: on this machine or elsewhere."""

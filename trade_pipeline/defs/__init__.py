@@ -1,0 +1,1 @@
+"""The Dagster shell: what exists, what depends on what, when it runs."""

@@ -1,0 +1,64 @@
+"""All definitions of a project: reads `configs/`, builds every asset, checks what they name.
+
+Start at `build_definitions`. Nothing here reads data; a wrong configuration stops here.
+"""
+
+import dagster as dg
+
+from trade_pipeline.defs.experiments import build_experiment, experiment_versions
+from trade_pipeline.defs.features import build_features, resolve_feature_sets
+from trade_pipeline.defs.leaderboard import build_leaderboard
+from trade_pipeline.defs.manifests import build_manifest
+from trade_pipeline.defs.ohlcv import build_ohlcv
+from trade_pipeline.defs.partitions import Partitions
+from trade_pipeline.defs.resources import build_resources
+from trade_pipeline.defs.schedules import build_refresh
+from trade_pipeline.defs.sensors import build_jobs, build_retrain_sensor
+from trade_pipeline.settings.project import Places, read_project
+
+
+def build_definitions(places: Places) -> dg.Definitions:
+    """The code location of a configs folder and a store.
+
+    Raises:
+        SettingsError: a file of configs is wrong; the message names the file and the key.
+    """
+    project = read_project(places.configs)
+    feature_sets = resolve_feature_sets(project)
+    partitions = Partitions.of(project)
+    ohlcv = build_ohlcv(project, partitions)
+    manifest = build_manifest(project, partitions, ohlcv.asset)
+    features = build_features(project, partitions, feature_sets, ohlcv.asset, manifest.asset)
+    experiments = {
+        name: build_experiment(
+            name,
+            project,
+            feature_sets[experiment.features],
+            features[experiment.features].asset,
+            manifest.asset,
+        )
+        for name, experiment in project.experiments.items()
+    }
+    leaderboard = build_leaderboard(
+        {name: assets["report"] for name, assets in experiments.items()},
+        {
+            name: experiment_versions(experiment, project, feature_sets[experiment.features]).report
+            for name, experiment in project.experiments.items()
+        },
+    )
+    jobs = {name: build_jobs(name, assets, leaderboard) for name, assets in experiments.items()}
+    refresh_job, refresh_schedule = build_refresh(partitions, ohlcv.asset)
+    checked = [ohlcv, manifest, *features.values()]
+    return dg.Definitions(
+        assets=[
+            *(one.asset for one in checked),
+            *(asset for assets in experiments.values() for asset in assets.values()),
+            leaderboard,
+        ],
+        asset_checks=[one.stored for one in checked],
+        jobs=[refresh_job, *(job for steps in jobs.values() for job in steps.values())],
+        schedules=[refresh_schedule],
+        sensors=[build_retrain_sensor(project, places.store, jobs)],
+        resources=build_resources(places.store, project.compute),
+        executor=dg.in_process_executor,
+    )

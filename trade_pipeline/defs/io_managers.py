@@ -1,0 +1,105 @@
+"""IO managers: thin adapters from assets to the store.
+
+Start at `location_of`, the one place that maps an asset's key and partition to the store.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from trade_pipeline.storage import bundles, layout
+from trade_pipeline.storage.bundles import BundleReference
+from trade_pipeline.storage.documents import read_json, write_json
+from trade_pipeline.storage.frames import read_frames, write_frame
+from trade_pipeline.storage.location import ArtifactLocation
+
+
+def location_of(store: Path, asset_key: dg.AssetKey, partition: str | None) -> ArtifactLocation:
+    """Where an asset's partition is stored.
+
+    Raises:
+        KeyError: the asset is none of this project's.
+    """
+    match asset_key.path, partition:
+        case ["ohlcv"], dg.MultiPartitionKey() as key:
+            dimensions = key.keys_by_dimension
+            return layout.ohlcv(store, dimensions["series"], int(dimensions["year"]))
+        case ["manifest"], str(series):
+            return layout.manifest(store, series)
+        case ["features", feature_set], str(series):
+            return layout.features(store, feature_set, series)
+        case ["leaderboard"], None:
+            return layout.leaderboard(store)
+        case [experiment, kind], trial:
+            return layout.experiment_bundle(store, experiment, kind, trial)
+    raise KeyError(f"asset {asset_key.to_user_string()} has no place in the store")
+
+
+class _StoreIOManager(dg.ConfigurableIOManager):
+    """What the IO managers share: the store's folder, and one value or one a partition."""
+
+    store: str
+
+    def _write(self, location: ArtifactLocation, value: Any) -> None:
+        raise NotImplementedError
+
+    def _read(self, locations: list[ArtifactLocation]) -> Any:
+        raise NotImplementedError
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write one value, or a mapping from partition key to value when a run has several."""
+        if not context.has_asset_partitions:
+            self._write(location_of(Path(self.store), context.asset_key, None), obj)
+            return
+        keys = list(context.asset_partition_keys)
+        values = obj if isinstance(obj, Mapping) and set(obj) == set(keys) else None
+        if values is None and len(keys) > 1:
+            raise ValueError(
+                f"{context.asset_key.to_user_string()} must return a mapping with exactly the "
+                f"run's {len(keys)} partition keys"
+            )
+        for key in keys:
+            location = location_of(Path(self.store), context.asset_key, key)
+            self._write(location, obj if values is None else values[key])
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read the partitions that the downstream asset depends on, in order."""
+        keys: list[str | None] = [None]
+        if context.has_asset_partitions:
+            keys = list(context.asset_partition_keys)
+        return self._read([location_of(Path(self.store), context.asset_key, key) for key in keys])
+
+
+class FramesIOManager(_StoreIOManager):
+    """Parquet frames; several partitions load as one frame."""
+
+    def _write(self, location: ArtifactLocation, value: pl.DataFrame) -> None:
+        write_frame(location, value)
+
+    def _read(self, locations: list[ArtifactLocation]) -> pl.DataFrame:
+        return read_frames(locations)
+
+
+class DocumentsIOManager(_StoreIOManager):
+    """JSON documents; several partitions load as a list."""
+
+    def _write(self, location: ArtifactLocation, value: Any) -> None:
+        write_json(location, value)
+
+    def _read(self, locations: list[ArtifactLocation]) -> Any:
+        documents = [read_json(location) for location in locations]
+        return documents[0] if len(documents) == 1 else documents
+
+
+class BundlesIOManager(_StoreIOManager):
+    """Bundles: verifies what was staged, moves it to its version, swaps `current.json`."""
+
+    def _write(self, location: ArtifactLocation, value: BundleReference) -> None:
+        bundles.commit(value, location)
+
+    def _read(self, locations: list[ArtifactLocation]) -> Any:
+        current = [bundles.current(location) for location in locations]
+        return current[0] if len(current) == 1 else current

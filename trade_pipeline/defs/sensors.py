@@ -1,0 +1,217 @@
+"""The retrain sensor: trains again when the rows that an experiment selects have changed.
+
+New bars alone start nothing. Per experiment with `retrain` other than manual, the cursor keeps
+the hash of the rows last acted on; the dataset is rebuilt first, then every trial, then the
+report, each step once the one before has succeeded. Start at `next_step`, which is pure.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import dagster as dg
+import polars as pl
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
+from trade_pipeline.settings.experiment import ExperimentSettings
+from trade_pipeline.settings.project import Project
+from trade_pipeline.storage import bundles, layout
+from trade_pipeline.storage.documents import json_hash
+from trade_pipeline.storage.frames import content_hash, read_frame
+
+INTERVAL_S = 300
+REQUEST_TAG = "trade_pipeline/retrain"
+STEPS = ("dataset", "trials", "report")
+
+Step = Literal["idle", "dataset", "trials", "report", "failed"]
+Outcome = Literal["absent", "running", "succeeded", "failed"]
+
+
+class State(NamedTuple):
+    """What the cursor keeps of an experiment: rows acted on, the month of it, the step reached."""
+
+    rows: str
+    month: str
+    step: Step
+
+
+class Facts(NamedTuple):
+    """What a tick sees of an experiment."""
+
+    rows: str | None  # hash of the selected rows; None while features are missing
+    month: str  # of the tick, such as 2026-11
+    has_dataset: bool
+    outcome: Callable[[str], Outcome]  # of the runs of a step
+
+
+class Request(NamedTuple):
+    """A run to start: the step and, for trials, the partition."""
+
+    step: str
+    partition: str | None
+
+
+def next_step(
+    state: State | None, facts: Facts, experiment: ExperimentSettings
+) -> tuple[State | None, list[Request], str]:
+    """Decide what one tick does for one experiment.
+
+    Returns:
+        The state to keep, the runs to request, and a sentence for the log.
+    """
+    if facts.rows is None:
+        return state, [], "its features are not materialized yet"
+    if state is None:
+        if facts.has_dataset:  # trained by hand before: take that as the point of departure
+            return State(facts.rows, facts.month, "idle"), [], "its present rows are taken as known"
+        return _start(facts)
+    if state.step in ("idle", "failed"):
+        if facts.rows == state.rows:
+            return state, [], "its rows are unchanged"
+        if experiment.retrain == "monthly" and facts.month == state.month:
+            return state, [], f"its rows changed, but it trained in {state.month} already"
+        return _start(facts)
+    outcome = facts.outcome(state.step)
+    if outcome in ("running", "absent"):
+        return state, [], f"its {state.step} is running"
+    if outcome == "failed":
+        return state._replace(step="failed"), [], f"its {state.step} failed; waits for new rows"
+    if state.step == "report":
+        return state._replace(step="idle"), [], "it is trained on its present rows"
+    if state.step == "dataset":
+        requests = [Request("trials", key) for key in experiment.trials()]
+        return state._replace(step="trials"), requests, "its dataset is built; trials start"
+    return state._replace(step="report"), [Request("report", None)], "its trials are done"
+
+
+def _start(facts: Facts) -> tuple[State, list[Request], str]:
+    assert facts.rows is not None
+    state = State(facts.rows, facts.month, "dataset")
+    return state, [Request("dataset", None)], "its rows changed; its dataset is rebuilt"
+
+
+def selected_rows_hash(store: Path, experiment: ExperimentSettings) -> str | None:
+    """Hash of the feature rows in [from, to) of every series; None if a table is missing."""
+    hashes = {}
+    for key in experiment.series:
+        location = layout.features(store, experiment.features, key)
+        if not location.path.exists():
+            return None
+        day = pl.col("ts").dt.date()
+        rows = read_frame(location).filter(day >= experiment.start, day < experiment.end)
+        hashes[key] = content_hash(rows)
+    return json_hash(hashes)
+
+
+def build_jobs(
+    name: str, assets: Mapping[str, dg.AssetsDefinition], leaderboard: dg.AssetsDefinition
+) -> dict[str, UnresolvedAssetJobDefinition]:
+    """Jobs of an experiment by step: dataset; policy and backtest of a trial; report."""
+    selections = {
+        "dataset": [assets["dataset"]],
+        "trials": [assets["policy"], assets["backtest"]],
+        "report": [assets["report"], leaderboard],
+    }
+    return {
+        step: dg.define_asset_job(f"{name}_{step}", dg.AssetSelection.assets(*selected))
+        for step, selected in selections.items()
+    }
+
+
+def build_retrain_sensor(
+    project: Project,
+    store: Path,
+    jobs: Mapping[str, Mapping[str, UnresolvedAssetJobDefinition]],
+) -> dg.SensorDefinition:
+    """One sensor over all experiments; its cursor is a JSON object by experiment name."""
+
+    @dg.sensor(
+        name="retrain",
+        jobs=[job for steps in jobs.values() for job in steps.values()],
+        minimum_interval_seconds=INTERVAL_S,
+        description="Trains again when selected rows changed, for experiments that ask for it.",
+    )
+    def retrain(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        states = {
+            name: State(*values) for name, values in json.loads(context.cursor or "{}").items()
+        }
+        requests: list[dg.RunRequest] = []
+        notes = []
+        for name, experiment in project.experiments.items():
+            if experiment.retrain == "manual":
+                continue
+            if project.compute[experiment.compute].remote and not experiment.auto_remote:
+                notes.append(f"{name}: remote compute needs auto_remote: true")
+                continue
+            known = states.get(name)
+            facts = _facts(context, store, name, experiment, known)
+            state, wanted, note = next_step(known, facts, experiment)
+            notes.append(f"{name}: {note}")
+            if state is not None:
+                states[name] = state
+                requests.extend(_run_request(name, state.rows, one) for one in wanted)
+        cursor = json.dumps({name: list(state) for name, state in states.items()})
+        reason = "; ".join(notes) or "every experiment is retrained by hand (retrain: manual)"
+        if requests:
+            context.log.info(reason)
+            return dg.SensorResult(run_requests=requests, cursor=cursor)
+        return dg.SensorResult(skip_reason=reason, cursor=cursor)
+
+    return retrain
+
+
+def _facts(
+    context: dg.SensorEvaluationContext,
+    store: Path,
+    name: str,
+    experiment: ExperimentSettings,
+    state: State | None,
+) -> Facts:
+    def outcome(step: str) -> Outcome:
+        assert state is not None
+        runs = context.instance.get_runs(
+            dg.RunsFilter(tags={REQUEST_TAG: _request_name(name, state.rows, step)})
+        )
+        wanted = len(experiment.trials()) if step == "trials" else 1
+        return _joint_outcome([run.status for run in runs], wanted)
+
+    home = layout.experiment_bundle(store, name, "dataset")
+    return Facts(
+        rows=selected_rows_hash(store, experiment),
+        month=f"{_today(context):%Y-%m}",
+        has_dataset=bundles.current_version(home) is not None,
+        outcome=outcome,
+    )
+
+
+def _joint_outcome(statuses: Sequence[dg.DagsterRunStatus], wanted: int) -> Outcome:
+    if not statuses:
+        return "absent"
+    bad = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    done = [status for status in statuses if status == dg.DagsterRunStatus.SUCCESS]
+    if len(done) >= wanted:
+        return "succeeded"
+    finished = len(done) + sum(status in bad for status in statuses)
+    return "failed" if finished >= wanted else "running"
+
+
+def _run_request(name: str, rows: str, request: Request) -> dg.RunRequest:
+    run_key = ":".join([name, rows, request.step, request.partition or "all"])
+    return dg.RunRequest(
+        run_key=run_key,
+        job_name=f"{name}_{request.step}",
+        partition_key=request.partition,
+        tags={REQUEST_TAG: _request_name(name, rows, request.step)},
+    )
+
+
+def _request_name(name: str, rows: str, step: str) -> str:
+    return f"{name}:{rows[:16]}:{step}"
+
+
+def _today(context: dg.SensorEvaluationContext) -> date:
+    return datetime.now(UTC).date()

@@ -1,0 +1,1 @@
+"""Indicators, feature tables and the causality check."""

@@ -1,0 +1,1 @@
+"""Bars, calendars, coverage and where they come from."""

@@ -1,0 +1,292 @@
+"""Bars in their canonical form: the schema, what a valid bar is, and how two batches merge.
+
+Pure functions over frames; knows no source, no storage, no clock (so a source itself must
+leave out a bar that has not closed yet). Start at `BAR_SCHEMA` and `violations`.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import pandera.polars as pa
+import polars as pl
+from pandera.config import ValidationDepth, config_context
+from pandera.errors import SchemaErrors
+
+from trade_pipeline.market.calendars import ALWAYS, find_calendar
+from trade_pipeline.settings.series import SeriesSettings
+
+IMPLEMENTATION = 1
+
+TS = pl.Datetime("ms", "UTC")
+# A smaller position wins when two sources disagree about a bar.
+SOURCES = ("file", "zip", "trades", "rest", "ws")
+BAR_SCHEMA: dict[str, pl.DataType] = {
+    "ts": TS,
+    "open": pl.Float64(),
+    "high": pl.Float64(),
+    "low": pl.Float64(),
+    "close": pl.Float64(),
+    "volume": pl.Float64(),
+    "trades": pl.Int32(),
+    "adj_factor": pl.Float64(),
+    "source": pl.Enum(SOURCES),
+}
+PRICES = ("open", "high", "low", "close")
+NULLABLE = frozenset({"trades", "adj_factor"})
+# Where a bar stood in its source: in a source's frames, never in stored ones.
+POSITION = ("file", "row")
+VIOLATION_SCHEMA: dict[str, pl.DataType] = {
+    "file": pl.String(),
+    "row": pl.Int64(),
+    "ts": TS,
+    "column": pl.String(),
+    "rule": pl.String(),
+    "value": pl.String(),
+}
+# Names that pandera gives to the checks it brings itself.
+NOT_NULLABLE = "not_nullable"
+_PANDERA_RULES = {
+    NOT_NULLABLE: "must not be null or NaN",
+    "column_in_dataframe": "column must be present",
+    "column_in_schema": "column is not one of a bar",
+    "column_ordered": "columns must stand in the canonical order",
+}
+
+
+def empty_bars() -> pl.DataFrame:
+    """No bars, all columns: what a year before a series' first bar holds."""
+    return pl.DataFrame(schema=BAR_SCHEMA)
+
+
+def adjusted(bars: pl.DataFrame) -> pl.DataFrame:
+    """All four prices times `adj_factor`, where it is not null; works on bars and on grids.
+
+    Volume stays as it is: a factor taken from an adjusted close does not tell its split part.
+    The result's factor is 1, so that adjusting twice changes nothing.
+    """
+    factor = pl.col("adj_factor").fill_null(1.0)
+    return bars.with_columns(
+        *(pl.col(price) * factor for price in PRICES),
+        adj_factor=pl.when(pl.col("adj_factor").is_not_null()).then(1.0),
+    )
+
+
+def merge(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
+    """One bar per `ts`: the best source's, then the incoming one's, then the greater row hash.
+
+    Args:
+        stored: bars of earlier merges; canonical columns.
+        incoming: bars of a later answer; any order, repeated `ts` allowed.
+
+    Returns:
+        Bars sorted by `ts`, canonical columns. Deterministic; merging the same bars again
+        changes nothing.
+    """
+    both = pl.concat(
+        frame.select(*BAR_SCHEMA).with_columns(_late=pl.lit(late))
+        for late, frame in enumerate((stored, incoming))
+    ).with_row_index("_at")
+    # Rarely does one answer hold two bars of one time, so only those are hashed.
+    tied = both.filter(pl.struct("ts", "source", "_late").is_duplicated())
+    hashes = [
+        hashlib.sha256(repr(bar).encode()).hexdigest()
+        for bar in tied.select(*BAR_SCHEMA).iter_rows()
+    ]
+    both = both.join(
+        pl.DataFrame({"_at": tied["_at"], "_hash": pl.Series(hashes, dtype=pl.String)}),
+        on="_at",
+        how="left",
+    )
+    return (
+        both.sort(
+            "ts",
+            pl.col("source").to_physical(),
+            "_late",
+            "_hash",
+            descending=[False, False, True, True],
+        )
+        .unique("ts", keep="first", maintain_order=True)
+        .select(*BAR_SCHEMA)
+    )
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One invariant of a bar: true, or null where it does not apply, for each good row."""
+
+    text: str
+    columns: tuple[str, ...]
+    holds: pl.Expr
+
+
+def violations(bars: pl.DataFrame, series: SeriesSettings, year: int | None) -> pl.DataFrame:
+    """Rows that break an invariant, one line per row and rule, in the order of the rows.
+
+    Args:
+        bars: canonical columns; a source's `file` and `row` may stand beside them.
+        series: timeframe and calendar give the grid.
+        year: the partition's year, which every `ts` must lie in; None for a whole history.
+
+    Returns:
+        `VIOLATION_SCHEMA`; empty when all is well. `row` is the source's, or else the position
+        in the frame from 0; it is null where a whole column is missing or has a wrong type.
+    """
+    rules = _rules(bars, series, year) if bars.schema.get("ts") == TS else []
+    schema = pa.DataFrameSchema(
+        {
+            name: pa.Column(
+                dtype,
+                nullable=name in NULLABLE,  # NaN counts as null here
+                # On a column, and not on the frame, where pandera writes each failing row as
+                # JSON: minutes for a file that is wrong throughout.
+                checks=[
+                    pa.Check(_check(rule.holds), name=rule.text)
+                    for rule in rules
+                    if rule.columns[0] == name
+                ],
+            )
+            for name, dtype in BAR_SCHEMA.items()
+        },
+        strict=True,
+        ordered=True,
+    )
+    # An eager frame, since of a lazy one pandera checks names and types only; and all of it,
+    # whatever pandera's environment variables say.
+    depth = ValidationDepth.SCHEMA_AND_DATA
+    try:
+        with config_context(validation_enabled=True, validation_depth=depth):
+            schema.validate(bars.drop(POSITION, strict=False), lazy=True)
+    except SchemaErrors as error:
+        return _located(error.failure_cases, bars, rules)
+    return pl.DataFrame(schema=VIOLATION_SCHEMA)
+
+
+def explain(found: pl.DataFrame, key: str, origin: str, most: int = 5) -> str:
+    """Sentences naming series, file and first bad rows of a `violations` table."""
+    lines = []
+    for line in found.head(most).iter_rows(named=True):
+        where = "whole column" if line["row"] is None else f"row {line['row']}"
+        when = f" ({line['ts']:%Y-%m-%d %H:%M:%S} UTC)" if line["ts"] else ""
+        lines.append(
+            f"{line['file'] or origin}, {where}{when}: {line['rule']}, "
+            f"found {line['column']} {line['value']}"
+        )
+    if found.height > most:
+        lines.append(f"and {found.height - most} more")
+    return f"series {key}: {found.height} violations; " + "; ".join(lines) + "."
+
+
+def _check(holds: pl.Expr) -> Callable[[pa.PolarsData], pl.LazyFrame]:
+    return lambda data: data.lazyframe.select(holds)
+
+
+def _rules(bars: pl.DataFrame, series: SeriesSettings, year: int | None) -> list[_Rule]:
+    ts = pl.col("ts")
+    rules = [
+        _Rule("ts must be unique", ("ts",), ts.is_first_distinct()),
+        _Rule("ts must not be before the row above", ("ts",), ts >= ts.shift(1)),
+        _Rule(
+            f"ts must lie on the {series.timeframe} grid of calendar {series.calendar}",
+            ("ts",),
+            _on_grid(bars, series),
+        ),
+    ]
+    if year is not None:
+        rules.append(_Rule(f"ts must lie in {year}", ("ts",), ts.dt.year() == year))
+    for price in PRICES:
+        rules.append(_Rule(f"{price} must be positive", (price,), pl.col(price) > 0))
+    for name in (*PRICES, "volume"):
+        rules.append(_Rule(f"{name} must be finite", (name,), ~pl.col(name).is_infinite()))
+    for low, high in (("low", "open"), ("low", "close"), ("open", "high"), ("close", "high")):
+        # A NaN is reported once, as missing, and not again by each comparison.
+        missing = pl.col(low).is_nan() | pl.col(high).is_nan()
+        rules.append(
+            _Rule(
+                f"{low} must not be above {high}",
+                (low, high),
+                missing | (pl.col(low) <= pl.col(high)),
+            )
+        )
+    factor = pl.col("adj_factor")
+    none_or_all = (factor.null_count() == 0) | (factor.null_count() == pl.len())
+    return [
+        *rules,
+        _Rule("volume must not be negative", ("volume",), pl.col("volume") >= 0),
+        _Rule("trades must not be negative", ("trades",), pl.col("trades") >= 0),
+        _Rule(
+            "adj_factor must be positive and finite",
+            ("adj_factor",),
+            (factor > 0) & factor.is_finite(),
+        ),
+        _Rule(
+            "adj_factor must be null in all rows or in none",
+            ("adj_factor",),
+            factor.is_not_null() | none_or_all,
+        ),
+    ]
+
+
+def _on_grid(bars: pl.DataFrame, series: SeriesSettings) -> pl.Expr:
+    ms = pl.col("ts").dt.epoch("ms")
+    if series.calendar == ALWAYS:
+        return ms % series.timeframe_ms == 0
+    first, last = bars["ts"].min(), bars["ts"].max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
+        return pl.lit(True)
+    expected = find_calendar(series.calendar).expected(
+        first, last + timedelta(milliseconds=1), series.timeframe_ms, series.is_daily_session
+    )
+    return ms.is_in(pl.Series(expected).implode())
+
+
+def _located(failures: pl.DataFrame, bars: pl.DataFrame, rules: list[_Rule]) -> pl.DataFrame:
+    """Pandera's failure cases as a table of `VIOLATION_SCHEMA`."""
+    texts = [rule.text for rule in rules]
+    whole = failures.filter(pl.col("index").is_null())
+    if whole.height:
+        # A rule that could not run because a column is missing says nothing of its own.
+        named = whole.filter(~pl.col("check").is_in(texts))
+        check = pl.col("check")
+        wrong_type = check.str.starts_with("dtype(")
+        return (named if named.height else whole).select(
+            file=pl.lit(None, pl.String),
+            row=pl.lit(None, pl.Int64),
+            ts=pl.lit(None, TS),
+            column=pl.coalesce("column", "failure_case"),
+            rule=pl.when(wrong_type)
+            .then(pl.format("must have {}", check))
+            .otherwise(check.replace(_PANDERA_RULES)),
+            value=pl.col("failure_case"),
+        )
+    missing = [_Rule(NOT_NULLABLE, (name,), pl.lit(True)) for name in BAR_SCHEMA]
+    positioned = bars.with_row_index("index").with_columns(
+        file=pl.col("file") if "file" in bars.columns else pl.lit(None, pl.String),
+        row=pl.col("row") if "row" in bars.columns else pl.col("index").cast(pl.Int64),
+    )
+    parts = []
+    for order, rule in enumerate([*missing, *rules]):
+        hits = failures.filter(pl.col("check") == rule.text)
+        if rule.text == NOT_NULLABLE:
+            hits = hits.filter(pl.col("column") == rule.columns[0])
+        if hits.height:
+            at = pl.col("index").is_in(hits["index"].cast(pl.UInt32).implode())
+            parts.append(positioned.filter(at).select(*_line(rule), "index", _order=pl.lit(order)))
+    return pl.concat(parts).sort("index", "_order").select(*VIOLATION_SCHEMA)
+
+
+def _line(rule: _Rule) -> list[pl.Expr]:
+    first, *others = (pl.col(name).cast(pl.String).fill_null("null") for name in rule.columns)
+    beside = [
+        pl.format(f" ({name} {{}})", other)
+        for name, other in zip(rule.columns[1:], others, strict=True)
+    ]
+    return [
+        pl.col("file"),
+        pl.col("row"),
+        pl.col("ts"),
+        pl.lit(rule.columns[0]).alias("column"),
+        pl.lit(_PANDERA_RULES.get(rule.text, rule.text)).alias("rule"),
+        pl.concat_str(first, *beside).alias("value"),
+    ]

@@ -1,0 +1,139 @@
+"""The notebook face: bars, features, policies and backtests of a store, without Dagster.
+
+Every function takes `configs` and `store`; without them `TRADE_PIPELINE_CONFIGS` and
+`TRADE_PIPELINE_STORE` count, else the folders `configs` and `store` of the working folder.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from trade_pipeline.backtest.engine import BacktestResult
+from trade_pipeline.backtest.engine import backtest as run_backtest
+from trade_pipeline.backtest.strategies import PolicyStrategy
+from trade_pipeline.market.bars import adjusted
+from trade_pipeline.market.stored import read_bars
+from trade_pipeline.settings.base import SettingsError, closest
+from trade_pipeline.settings.experiment import ExperimentSettings, Trial
+from trade_pipeline.settings.project import Places, read_project
+from trade_pipeline.settings.series import find_series
+from trade_pipeline.storage import bundles, layout
+from trade_pipeline.storage.frames import StorageError, read_frame
+from trade_pipeline.training.dataset import load_dataset
+from trade_pipeline.training.policy import PolicyRunner
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A trained policy as stored: its network, ready to act, and what it was trained as."""
+
+    experiment: str
+    trial: Trial
+    settings: ExperimentSettings
+    runner: PolicyRunner
+    store: Path
+
+
+def load_bars(
+    series: str,
+    adjust: bool = True,
+    configs: Path | str | None = None,
+    store: Path | str | None = None,
+) -> pl.DataFrame:
+    """All stored bars of a series, `ts` in UTC, only bars that traded.
+
+    Args:
+        series: key of configs/series.yaml, such as `sample.AAPL.1d`.
+        adjust: multiply prices by `adj_factor` (stocks); otherwise as the source has them.
+        configs: configs folder.
+        store: store folder.
+
+    Raises:
+        SettingsError: there is no such series.
+        StorageError: nothing is stored for it.
+    """
+    places = _places(configs, store)
+    find_series(read_project(places.configs).series, series, "load_bars")
+    bars = read_bars(places.store, series).bars
+    return adjusted(bars) if adjust else bars
+
+
+def load_features(
+    feature_set: str,
+    series: str,
+    configs: Path | str | None = None,
+    store: Path | str | None = None,
+) -> pl.DataFrame:
+    """The feature table of a series: `ts` and Float32 columns, unscaled.
+
+    Raises:
+        SettingsError: there is no such series or feature set.
+        StorageError: it is not materialized.
+    """
+    places = _places(configs, store)
+    project = read_project(places.configs)
+    find_series(project.series, series, "load_features")
+    if feature_set not in project.feature_sets:
+        known = closest(feature_set, list(project.feature_sets))
+        raise SettingsError(f"load_features: unknown feature set {feature_set!r}.{known}")
+    location = layout.features(places.store, feature_set, series)
+    if not location.path.exists():
+        raise StorageError(f"features/{feature_set} of {series} are not materialized.")
+    return read_frame(location)
+
+
+def load_policy(
+    experiment: str,
+    trial: str,
+    configs: Path | str | None = None,
+    store: Path | str | None = None,
+) -> Policy:
+    """The current version of a trial's policy, verified member by member.
+
+    Args:
+        experiment: name of a file of configs/experiments.
+        trial: its key, `<variant>.f<fold>.s<seed>`.
+        configs: configs folder.
+        store: store folder.
+
+    Raises:
+        SettingsError: there is no such experiment or trial.
+        BundleError: it is not trained, or a byte of it was changed.
+    """
+    places = _places(configs, store)
+    experiments = read_project(places.configs).experiments
+    if experiment not in experiments:
+        known = closest(experiment, list(experiments))
+        raise SettingsError(f"load_policy: unknown experiment {experiment!r}.{known}")
+    trials = experiments[experiment].trials()
+    if trial not in trials:
+        raise SettingsError(
+            f"load_policy: {experiment} has no trial {trial!r}.{closest(trial, list(trials))}"
+        )
+    home = layout.experiment_bundle(places.store, experiment, "policy", trial)
+    runner = PolicyRunner.load(bundles.current(home))
+    return Policy(experiment, trials[trial], experiments[experiment], runner, places.store)
+
+
+def backtest(policy: Policy) -> BacktestResult:
+    """Run a policy over the test part of its fold; the same numbers as the asset's."""
+    home = layout.experiment_bundle(policy.store, policy.experiment, "dataset")
+    dataset = load_dataset(bundles.current(home))
+    environment, _ = policy.settings.variant(policy.trial.variant)
+    return run_backtest(
+        dataset,
+        dataset.folds[policy.trial.fold].test,
+        environment,
+        PolicyStrategy(policy.runner),
+        policy.experiment,
+    )
+
+
+def _places(configs: Path | str | None, store: Path | str | None) -> Places:
+    found = Places.from_environment(os.environ)
+    return Places(
+        configs=found.configs if configs is None else Path(configs).resolve(),
+        store=found.store if store is None else Path(store).resolve(),
+    )

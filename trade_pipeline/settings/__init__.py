@@ -1,0 +1,1 @@
+"""Models of configs/ and the reading of YAML into them."""

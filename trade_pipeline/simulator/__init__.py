@@ -1,0 +1,1 @@
+"""One kernel for training, backtest and paper trading."""

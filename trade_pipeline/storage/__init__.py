@@ -1,0 +1,1 @@
+"""Where artefacts live: frames, documents and bundles, written atomically."""

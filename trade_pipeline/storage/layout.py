@@ -1,0 +1,38 @@
+"""Which key each artefact has in the store; nothing else in the project spells a key out."""
+
+from pathlib import Path
+
+from trade_pipeline.storage.location import ArtifactLocation
+
+
+def ohlcv(store: Path, series: str, year: int) -> ArtifactLocation:
+    """Bars of one series and year: a parquet file."""
+    return ArtifactLocation(store, f"ohlcv/{series}/{year}.parquet")
+
+
+def manifest(store: Path, series: str) -> ArtifactLocation:
+    """Coverage manifest of a series: a JSON document."""
+    return ArtifactLocation(store, f"manifest/{series}.json")
+
+
+def features(store: Path, feature_set: str, series: str) -> ArtifactLocation:
+    """Feature table of a series: a parquet file."""
+    return ArtifactLocation(store, f"features/{feature_set}/{series}.parquet")
+
+
+def leaderboard(store: Path) -> ArtifactLocation:
+    """One row a policy variant or baseline of every experiment: a parquet file."""
+    return ArtifactLocation(store, "leaderboard.parquet")
+
+
+def experiment_bundle(
+    store: Path, experiment: str, kind: str, trial: str | None = None
+) -> ArtifactLocation:
+    """Folder of a bundle's versions; `kind` is dataset, policy, backtest or report."""
+    key = f"{experiment}/{kind}" if trial is None else f"{experiment}/{kind}/{trial}"
+    return ArtifactLocation(store, key)
+
+
+def verdict(store: Path, check: str, series: str, year: int) -> ArtifactLocation:
+    """Why a partition of `ohlcv` was last refused: a JSON document, absent while it is good."""
+    return ArtifactLocation(store, f"verdicts/{check}/{series}/{year}.json")

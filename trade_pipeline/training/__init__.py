@@ -1,0 +1,1 @@
+"""Splits, datasets, trainers, policies and their bundles."""

@@ -1,0 +1,292 @@
+"""The dataset of an experiment: aligned market arrays, features and folds, as one bundle.
+
+Arrays are `.npy` files, memory-mapped when loaded; `dataset.json` says what they are. Features are
+unscaled: scaling statistics belong to a fold and travel with the policy. Knows nothing of
+policies. Start at `build_dataset`, `write_dataset` and `load_dataset`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trade_pipeline.features.registry import FeatureSet
+from trade_pipeline.market.calendars import find_calendar
+from trade_pipeline.settings.experiment import ExperimentSettings
+from trade_pipeline.settings.series import SeriesSettings
+from trade_pipeline.simulator.kernel import Market
+from trade_pipeline.storage.bundles import BundleReference, seal, verify
+from trade_pipeline.storage.documents import read_json, write_json
+from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.training.splits import Fold, Rows, Span, SplitError, final_period, folds
+
+# Raised when `splits` cuts other rows, too.
+IMPLEMENTATION = 1
+DOCUMENT = "dataset.json"
+INPUTS = "inputs.json"
+PRICES = ("open", "high", "low", "close", "volume")
+ARRAYS = ("ts", "close_ts", *PRICES, "traded", "features", "segments")
+UNITS = (
+    "prices are adjusted (each multiplied by adj_factor, 1 at the series' first bar) and volume is "
+    "not, because the split part of the adjustment is unknown: quantities, fees per share, lots "
+    "and participation are in adjusted units"
+)
+
+
+@dataclass(frozen=True)
+class SeriesInput:
+    """One series as the dataset takes it.
+
+    Attributes:
+        settings: the series.
+        grids: one adjusted grid a slice, in time order (`market.coverage.grid`, `adjusted`).
+        features: `ts` and one Float32 column a feature (`features.table.feature_table`).
+    """
+
+    settings: SeriesSettings
+    grids: Sequence[pl.DataFrame]
+    features: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """T rows, N instruments, F features. Rows are bars on which every instrument has features.
+
+    Attributes:
+        ts, close_ts: int64 [T], ms UTC: when a bar opens, and when it is known.
+        open, high, low, close, volume: float64 [T, N], adjusted prices.
+        traded: bool [T, N].
+        features: float32 [T, N, F], unscaled.
+        segments: int64 [S, 2]: rows [a, b) without a gap in any instrument.
+        final: int64 [K, 2]: segments of the period that no fold touches.
+        version: the bundle's version; empty before it is written.
+    """
+
+    ts: NDArray[np.int64]
+    close_ts: NDArray[np.int64]
+    open: NDArray[np.float64]
+    high: NDArray[np.float64]
+    low: NDArray[np.float64]
+    close: NDArray[np.float64]
+    volume: NDArray[np.float64]
+    traded: NDArray[np.bool_]
+    features: NDArray[np.float32]
+    segments: Rows
+    instruments: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    folds: tuple[Fold, ...]
+    final: Rows
+    lookback: int
+    scaling: str
+    timeframe: str
+    bars_per_year: float
+    days_per_year: float
+    input_versions: Mapping[str, str]
+    version: str = ""
+
+    @cached_property
+    def market(self) -> Market:
+        """What the simulator steps through; its checks run once. Raises `MarketError`."""
+        return Market(
+            ts=self.ts,
+            close_ts=self.close_ts,
+            open=self.open,
+            high=self.high,
+            low=self.low,
+            close=self.close,
+            volume=self.volume,
+            traded=self.traded,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Everything but the arrays, as `dataset.json` holds it."""
+        return {
+            "instruments": list(self.instruments),
+            "feature_names": list(self.feature_names),
+            "rows": len(self.ts),
+            "first_bar": _iso(self.ts[0]),
+            "last_bar": _iso(self.ts[-1]),
+            "lookback": self.lookback,
+            "scaling": self.scaling,
+            "timeframe": self.timeframe,
+            "bars_per_year": self.bars_per_year,
+            "days_per_year": self.days_per_year,
+            "folds": [
+                {name: part.tolist() for name, part in fold._asdict().items()}
+                for fold in self.folds
+            ],
+            "final": self.final.tolist(),
+            "units": UNITS,
+            "implementation": IMPLEMENTATION,
+        }
+
+
+def build_dataset(
+    inputs: Sequence[SeriesInput],
+    experiment: ExperimentSettings,
+    feature_set: FeatureSet,
+    input_versions: Mapping[str, str],
+    origin: str,
+) -> Dataset:
+    """Align the series on the rows that all of them have, and cut the folds.
+
+    Args:
+        inputs: the experiment's series, in its order; they become the instruments.
+        experiment: dates, splits and, for the check of lengths, the variants' windows.
+        feature_set: what the features are.
+        input_versions: name of each input (`features/<set>|<series>`) to its content hash.
+        origin: the experiment, as errors name it.
+
+    Raises:
+        SplitError: no common rows, or a part of a fold is too short for the window.
+    """
+    ts = reduce(np.intersect1d, [_times(one.features) for one in inputs])
+    span_ms = [_day_ms(experiment.start), _day_ms(experiment.end)]
+    ts = ts[slice(*np.searchsorted(ts, span_ms))]
+    if not len(ts):
+        held = ", ".join(
+            f"{one.settings.key} {sum(grid.height for grid in one.grids)} bars in "
+            f"{len(one.grids)} slice(s), {one.features.height} with features"
+            for one in inputs
+        )
+        raise SplitError(
+            f"{origin}: no bar from {experiment.start} to {experiment.end} has features of every "
+            f"series ({held}; lookback {feature_set.lookback}). Widen the span, or choose series "
+            "whose slices overlap and are longer than the lookback."
+        )
+    columns = [_aligned(one, ts, feature_set.names) for one in inputs]
+
+    def beside(name: str) -> NDArray[Any]:
+        return np.stack([one[name] for one in columns], axis=1)
+
+    segments = _segments(np.stack([one["ordinal"] for one in columns]))
+    span = Span(ts, segments, experiment.start, experiment.end, experiment.final_from, origin)
+    window = max(experiment.variant(name)[0].window for name in experiment.variants)
+    first = inputs[0].settings
+    calendar = find_calendar(first.calendar)
+    return Dataset(
+        ts=ts,
+        # A row is known when the last of its bars has closed.
+        close_ts=np.max([one["close_ts"] for one in columns], axis=0),
+        open=beside("open"),
+        high=beside("high"),
+        low=beside("low"),
+        close=beside("close"),
+        volume=beside("volume"),
+        traded=beside("traded"),
+        features=beside("features"),
+        segments=segments,
+        instruments=tuple(one.settings.key for one in inputs),
+        feature_names=tuple(feature_set.names),
+        folds=tuple(folds(experiment.splits, span, feature_set.lookback, window)),
+        final=final_period(experiment.splits, span, feature_set.lookback, window),
+        lookback=feature_set.lookback,
+        scaling=feature_set.scaling,
+        timeframe=first.timeframe,
+        bars_per_year=calendar.bars_per_year(first.timeframe_ms, first.is_daily_session),
+        days_per_year=365.0 if first.calendar == "24/7" else 252.0,
+        input_versions=dict(input_versions),
+    )
+
+
+def write_dataset(dataset: Dataset, staging: ArtifactLocation) -> BundleReference:
+    """Write all members into a staging folder and seal it.
+
+    The version hangs on the rows that were selected, not on what else the inputs hold: bars added
+    outside the experiment's span leave it, and with it every policy, as it is. `inputs.json` is
+    therefore hashed for integrity only.
+
+    Raises:
+        MarketError: a bar is not one that the simulator can step through.
+    """
+    _ = dataset.market  # refuses what the simulator could not step through
+    folder = staging.path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ARRAYS:
+        np.save(folder / f"{name}.npy", getattr(dataset, name), allow_pickle=False)
+    write_json(staging.child(DOCUMENT), dataset.document())
+    write_json(staging.child(INPUTS), dict(dataset.input_versions))
+    return seal(staging, [f"{name}.npy" for name in ARRAYS] + [DOCUMENT])
+
+
+def load_dataset(location: ArtifactLocation, check: bool = True) -> Dataset:
+    """Open a dataset bundle; its arrays are memory-mapped.
+
+    Args:
+        location: the bundle's folder.
+        check: hash every member first; without it only the index is read.
+
+    Raises:
+        BundleError: a member is missing or differs from the bundle's index.
+    """
+    index = verify(location) if check else read_json(location.child("bundle.json"))
+    document = read_json(location.child(DOCUMENT))
+    arrays = {
+        name: np.load(location.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in ARRAYS
+    }
+    return Dataset(
+        **arrays,
+        instruments=tuple(document["instruments"]),
+        feature_names=tuple(document["feature_names"]),
+        folds=tuple(
+            Fold(**{name: _rows(fold[name]) for name in Fold._fields}) for fold in document["folds"]
+        ),
+        final=_rows(document["final"]),
+        lookback=document["lookback"],
+        scaling=document["scaling"],
+        timeframe=document["timeframe"],
+        bars_per_year=document["bars_per_year"],
+        days_per_year=document["days_per_year"],
+        input_versions=read_json(location.child(INPUTS)),
+        version=index["version"],
+    )
+
+
+def _aligned(one: SeriesInput, ts: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
+    """A series' columns on the rows `ts`; `ordinal` rises by one where no bar is missing."""
+    grid = pl.concat(one.grids)
+    slice_numbers = np.repeat(np.arange(len(one.grids)), [part.height for part in one.grids])
+    rows = np.searchsorted(_times(grid), ts)
+    feature_rows = np.searchsorted(_times(one.features), ts)
+    if not np.array_equal(_times(grid)[np.minimum(rows, grid.height - 1)], ts):
+        raise SplitError(
+            f"{one.settings.key}: its features have bars that its slices do not; materialize its "
+            "features again from the current manifest."
+        )
+    features = one.features.select(names).to_numpy()[feature_rows]
+    return {
+        "ordinal": (np.arange(grid.height) + slice_numbers)[rows],
+        "close_ts": grid["close_ts"].dt.epoch("ms").to_numpy()[rows],
+        **{name: grid[name].to_numpy()[rows] for name in PRICES},
+        "traded": (grid["state"] == "traded").to_numpy()[rows],
+        "features": features.astype(np.float32),
+    }
+
+
+def _segments(ordinals: NDArray[np.int64]) -> Rows:
+    """Segments [S, 2] of rows in which no instrument misses a bar; `ordinals` is [N, T]."""
+    gaps = np.flatnonzero((np.diff(ordinals, axis=1) != 1).any(axis=0)) + 1
+    edges = np.concatenate([[0], gaps, [ordinals.shape[1]]])
+    return _rows(np.stack([edges[:-1], edges[1:]], axis=1))
+
+
+def _times(frame: pl.DataFrame) -> NDArray[np.int64]:
+    return frame["ts"].dt.epoch("ms").to_numpy()
+
+
+def _rows(pairs: Any) -> Rows:
+    return np.ascontiguousarray(np.asarray(pairs, np.int64).reshape(-1, 2))
+
+
+def _day_ms(day: Any) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
+
+
+def _iso(ms: Any) -> str:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC).isoformat()

@@ -1,0 +1,51 @@
+"""Fixtures every test may use."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+SHARED_DATA = Path(
+    os.environ.get(
+        "TRADE_PIPELINE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"
+    )
+)
+# Chromium as root, and without the connections that it opens on its own.
+BROWSER_OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; tests that need it skip where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data at {SHARED_DATA}; set TRADE_PIPELINE_TEST_DATA to its folder")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def browser() -> Iterator["Browser"]:
+    """Headless chromium; skips where there is none, fails instead where CI requires it."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("no chromium on the path, and REQUIRE_BROWSER is set")
+        pytest.skip("no chromium on the path; apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=list(BROWSER_OPTIONS))
+        yield opened
+        opened.close()

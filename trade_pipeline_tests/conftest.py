@@ -11,6 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytest_plugins = ["trade_pipeline_tests.deployment"]
+
 SHARED_DATA = Path(
     os.environ.get(
         "TRADE_PIPELINE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"

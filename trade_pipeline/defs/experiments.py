@@ -154,7 +154,7 @@ def build_experiment(
                     trial=trial.key,
                     dataset=bundles.current(layout.experiment_bundle(store.path, name, "dataset")),
                     staging=staging,
-                    provenance=_provenance(context.run_id),
+                    provenance=_provenance(context.run.run_id),
                 ),
                 folder=staging.path,
             ),

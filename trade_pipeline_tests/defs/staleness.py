@@ -5,7 +5,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from trade_pipeline.defs.build import build_definitions
-from trade_pipeline_tests.defs.conftest import Deployment
+from trade_pipeline_tests.deployment import Deployment
 
 
 def statuses(deployment: Deployment) -> dict[str, StaleStatus]:

@@ -13,8 +13,8 @@ import yaml
 
 from trade_pipeline.defs.build import build_definitions
 from trade_pipeline.settings.base import SettingsError
-from trade_pipeline_tests.defs.conftest import Deployment
 from trade_pipeline_tests.defs.staleness import version
+from trade_pipeline_tests.deployment import Deployment
 from trade_pipeline_tests.small_project import (
     ALPHA,
     BETA,

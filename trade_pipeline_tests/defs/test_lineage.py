@@ -15,8 +15,8 @@ from trade_pipeline.defs.partitions import Partitions
 from trade_pipeline.market.stored import read_partition
 from trade_pipeline.settings.project import read_project
 from trade_pipeline.storage import bundles, layout
-from trade_pipeline_tests.defs.conftest import Deployment
 from trade_pipeline_tests.defs.staleness import stale, statuses, version
+from trade_pipeline_tests.deployment import Deployment
 from trade_pipeline_tests.small_project import ALPHA, BETA, materialize, years
 
 TRIALS = [f"base.f{fold}.s{seed}" for fold in (0, 1) for seed in (0, 1)]

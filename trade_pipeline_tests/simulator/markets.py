@@ -49,9 +49,6 @@ def random_market(rows: int, instruments: int, seed: int, volatility: float = 0.
         still = ~traded[t]
         for prices in (open_, high, low, close):
             prices[t, still] = close[t - 1, still]
-        after = still & (t + 1 < rows)
-        if after.any() and t + 1 < rows:
-            low[t + 1] = np.minimum(low[t + 1], open_[t + 1])
     volume = np.where(traded, rng.uniform(10, 1000, shape), 0.0)
     ts = np.cumsum(rng.integers(1, 5, rows)) * MINUTE_MS
     return Market(ts, ts + MINUTE_MS, open_, high, low, close, volume, traded)

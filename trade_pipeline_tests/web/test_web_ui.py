@@ -1,0 +1,141 @@
+"""What a user sees: the Dagster web UI in a real browser, and the report without network."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from trade_pipeline.storage import bundles, layout
+from trade_pipeline_tests.deployment import Deployment
+from trade_pipeline_tests.small_project import ALPHA
+
+START_LIMIT_S = 120
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def server(empty: Deployment) -> Iterator[str]:
+    """Web server and daemon of the small project on a free loopback port; yields the address."""
+    home = empty.root / "home"
+    home.mkdir()
+    shutil.copy(ROOT / "configs" / "deploy" / "development.yaml", home / "dagster.yaml")
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "TRADE_PIPELINE_CONFIGS": str(empty.places.configs),
+        "TRADE_PIPELINE_STORE": str(empty.places.store),
+    }
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    workspace = ["-w", str(ROOT / "workspace.yaml")]
+    commands = [
+        ["dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace],
+        ["dagster._daemon", "run", *workspace],
+    ]
+    started = []
+    with (home / "servers.log").open("w") as log:
+        try:
+            for module, *options in commands:
+                started.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", module, *options],
+                        cwd=ROOT,
+                        env=environment,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+            address = f"http://127.0.0.1:{port}"
+            _wait_for(f"{address}/server_info", started[0], home / "servers.log")
+            yield address
+        finally:
+            for process in started:
+                process.send_signal(signal.SIGINT)
+            for process in started:
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    limit = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < limit:
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"no answer from {url} in {START_LIMIT_S} s:\n{log.read_text()}")
+
+
+@pytest.mark.browser
+def test_the_web_ui_lists_the_graph_and_materializes_a_partition(
+    server: str, browser: Browser
+) -> None:
+    tab = browser.new_page(viewport={"width": 1500, "height": 1000})
+    tab.set_default_timeout(60_000)
+
+    tab.goto(f"{server}/asset-groups")
+    for group in ("market", "features", "alone", "pair", "leaderboard"):
+        expect(tab.get_by_text(group, exact=True).first).to_be_visible(timeout=60_000)
+
+    tab.goto(f"{server}/automation")
+    for name in ("refresh_current_year", "retrain"):
+        expect(tab.get_by_text(name).first).to_be_visible(timeout=60_000)
+
+    tab.goto(f"{server}/assets/ohlcv")
+    tab.get_by_role("button", name="Materialize…").click()
+    year = tab.get_by_placeholder("ex: 2020", exact=False)
+    year.wait_for()
+    tab.get_by_text("Select a partition or create one").click()
+    tab.get_by_text(ALPHA, exact=True).locator("visible=true").last.click()
+    tab.keyboard.press("Escape")
+    year.fill("2020")
+    year.press("Enter")
+    tab.get_by_role("button", name="Launch 1 run").click()
+
+    tab.goto(f"{server}/assets/ohlcv?view=partitions&partition={ALPHA}%7C2020")
+    badge = tab.get_by_text("Materialized", exact=True)
+    expect(badge.first).to_be_visible(timeout=120_000)
+    red, green, blue = _colour(badge.first.evaluate("e => getComputedStyle(e).color"))
+    assert green > red
+    assert green > blue
+    metadata = tab.locator("table", has_text="dagster/row_count").first
+    expect(metadata).to_contain_text("366")
+    expect(metadata).to_contain_text("data/alpha.csv")
+
+
+@pytest.mark.browser
+def test_the_report_draws_its_charts_without_network(trained: Deployment, browser: Browser) -> None:
+    home = layout.experiment_bundle(trained.places.store, "alone", "report")
+    page = bundles.current(home).child("report.html").path
+    asked, problems = [], []
+    context = browser.new_context(offline=True)
+    tab = context.new_page()
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#equity-chart .scatterlayer .trace")
+    tab.wait_for_selector("#price-chart-0 .main-svg")
+    expect(tab.locator("#leaderboard-table")).to_contain_text("buy_and_hold")
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert problems == []
+
+
+def _colour(css: str) -> tuple[int, int, int]:
+    red, green, blue = (int(float(one)) for one in re.findall(r"[\d.]+", css)[:3])
+    return red, green, blue

@@ -171,6 +171,8 @@ def row(
     for key in ("sharpe", "total_return"):
         found = [one["values"][key] for one in figures.values()]
         known = [value for value in found if value is not None]
+        if kind == "baseline":  # it has one seed, and a range of one says nothing
+            known = []
         spread[f"{key}_min"] = min(known) if known else None
         spread[f"{key}_max"] = max(known) if known else None
     return {

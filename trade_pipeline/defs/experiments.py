@@ -5,9 +5,11 @@ YAML value marks what depends on it and all that follows. Start at `build_experi
 """
 
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,7 @@ from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.project import Project
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.bundles import BundleReference
+from trade_pipeline.storage.location import ArtifactLocation
 
 TRAINING_TASK = "trade_pipeline.training.task"
 
@@ -55,7 +58,6 @@ def experiment_versions(
             "settings": [project.series[key].model_dump(mode="json") for key in experiment.series],
             "feature_set": feature_set_version(feature_set),
             "scaling": feature_set.scaling,
-            "windows": sorted({experiment.variant(name)[0].window for name in variants}),
         },
         _implementations("training.dataset"),
     )
@@ -109,7 +111,9 @@ def build_experiment(
         from trade_pipeline.training.dataset import write_dataset
 
         built = assemble_dataset(store.path, project, experiment, feature_set, origin)
-        reference = write_dataset(built, bundles.staging(store.path, f"{name}-dataset"))
+        staging = bundles.staging(store.path, f"{name}-dataset")
+        with _discarded_on_failure(staging):
+            reference = write_dataset(built, staging)
         return dg.MaterializeResult(
             value=reference,
             data_version=dg.DataVersion(reference.version),
@@ -144,21 +148,16 @@ def build_experiment(
         trial = trials[context.partition_key]
         staging = bundles.staging(store.path, f"{name}-policy-{trial.key}")
         started = time.monotonic()
-        result = compute.run_task(
-            context,
-            Task(
-                module=TRAINING_TASK,
-                spec=specification(
-                    experiment=name,
-                    settings=experiment,
-                    trial=trial.key,
-                    dataset=bundles.current(layout.experiment_bundle(store.path, name, "dataset")),
-                    staging=staging,
-                    provenance=_provenance(context.run.run_id),
-                ),
-                folder=staging.path,
-            ),
+        spec = specification(
+            experiment=name,
+            settings=experiment,
+            trial=trial.key,
+            dataset=bundles.current(layout.experiment_bundle(store.path, name, "dataset")),
+            staging=staging,
+            provenance=_provenance(context.run.run_id),
         )
+        with _discarded_on_failure(staging):
+            result = compute.run_task(context, Task(TRAINING_TASK, spec, staging.path))
         reference = BundleReference(staging, result["version"])
         return dg.MaterializeResult(
             value=reference,
@@ -184,7 +183,8 @@ def build_experiment(
 
         trial = trials[context.partition_key]
         staging = bundles.staging(store.path, f"{name}-backtest-{trial.key}")
-        done = backtest_trial(store.path, name, experiment, trial, staging)
+        with _discarded_on_failure(staging):
+            done = backtest_trial(store.path, name, experiment, trial, staging)
         return dg.MaterializeResult(
             value=done.reference,
             data_version=dg.DataVersion(done.reference.version),
@@ -208,7 +208,8 @@ def build_experiment(
         from trade_pipeline.backtest.experiment_report import write_report
 
         staging = bundles.staging(store.path, f"{name}-report")
-        done = write_report(store.path, name, experiment, staging)
+        with _discarded_on_failure(staging):
+            done = write_report(store.path, name, experiment, staging)
         home = layout.experiment_bundle(store.path, name, "report")
         page = home.child(done.reference.version, "report.html").path
         return dg.MaterializeResult(
@@ -222,6 +223,16 @@ def build_experiment(
         )
 
     return {"dataset": dataset, "policy": policy, "backtest": backtest, "report": report}
+
+
+@contextmanager
+def _discarded_on_failure(staging: ArtifactLocation) -> Iterator[None]:
+    """Remove a half-written bundle when its step fails or is cancelled."""
+    try:
+        yield
+    except BaseException:  # a cancelled run raises no Exception
+        shutil.rmtree(staging.path, ignore_errors=True)
+        raise
 
 
 def _provenance(run_id: str) -> dict[str, str]:

@@ -84,8 +84,22 @@ def read_manifest(store: Path, series: str) -> Manifest:
 
 
 def read_grids(store: Path, series: SeriesSettings) -> list[pl.DataFrame]:
-    """The grid of each slice of a series' manifest, prices adjusted; see `coverage.grid`."""
+    """The grid of each slice of a series' manifest, prices adjusted; see `coverage.grid`.
+
+    Raises:
+        StorageError: bars or manifest are missing, or the manifest describes other bars.
+    """
     stored = read_bars(store, series.key)
     manifest = read_manifest(store, series.key)
+    if manifest.partition_hashes != stored.hashes:
+        years = sorted(
+            year
+            for year in {*manifest.partition_hashes, *stored.hashes}
+            if manifest.partition_hashes.get(year) != stored.hashes.get(year)
+        )
+        raise StorageError(
+            f"{series.key}: its manifest describes other bars of {', '.join(years)} than are "
+            "stored; materialize manifest of this series again."
+        )
     bars = adjusted(stored.bars)
     return [grid(bars, one, stored.confirmed, series) for one in manifest.slices]

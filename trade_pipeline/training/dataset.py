@@ -184,7 +184,7 @@ def build_dataset(
         instruments=tuple(one.settings.key for one in inputs),
         feature_names=tuple(feature_set.names),
         folds=tuple(folds(experiment.splits, span, feature_set.lookback, window)),
-        final=final_period(experiment.splits, span, feature_set.lookback, window),
+        final=final_period(span, window),
         lookback=feature_set.lookback,
         scaling=feature_set.scaling,
         timeframe=first.timeframe,

@@ -46,8 +46,9 @@ class Span(NamedTuple):
 def folds(splits: SplitSettings, span: Span, lookback: int, window: int) -> list[Fold]:
     """Cut the rows before `final_from` (or `end`) into folds.
 
-    Rows are counted over the segments in time order. The embargo drops the first rows of
-    validation and of test, so that no feature there was computed from rows of the part before.
+    Rows are counted over the segments in time order. The embargo drops the last rows of train and
+    of validation, so that no feature of a later part was computed from rows of the one before.
+    Test parts stay whole: those of a walk-forward follow one another without a hole.
 
     Args:
         splits: how to cut.
@@ -63,30 +64,31 @@ def folds(splits: SplitSettings, span: Span, lookback: int, window: int) -> list
     for number, cuts in enumerate(_cuts(splits, span)):
         begin, validation, test, end = cuts
         fold = Fold(
-            train=rows_of_ranks(span.segments, begin, validation),
-            validation=rows_of_ranks(span.segments, validation + embargo, test),
-            test=rows_of_ranks(span.segments, test + embargo, end),
+            train=rows_of_ranks(span.segments, begin, validation - embargo),
+            validation=rows_of_ranks(span.segments, validation, test - embargo),
+            test=rows_of_ranks(span.segments, test, end),
         )
         for at, (name, part) in enumerate(zip(Fold._fields, fold, strict=True)):
-            rows, dropped = cuts[at + 1] - cuts[at], embargo if at else 0
+            rows, dropped = cuts[at + 1] - cuts[at], 0 if name == "test" else embargo
             label = f"{span.origin}: fold {number}'s {name} part"
             _check_length(part, window, label, rows, dropped)
         found.append(fold)
     return found
 
 
-def final_period(splits: SplitSettings, span: Span, lookback: int, window: int) -> Rows:
-    """Segments [K, 2] from `final_from` to `end`, after the embargo; empty without `final_from`.
+def final_period(span: Span, window: int) -> Rows:
+    """Segments [K, 2] from `final_from` to `end`; empty without `final_from`.
+
+    It needs no embargo: a test part lies before it, and nothing is fitted or chosen on one.
 
     Raises:
         SplitError: the period has no slice of `window + 2` rows.
     """
     if span.final_from is None:
         return np.empty((0, 2), np.int64)
-    embargo = _embargo(splits, lookback, span.origin)
     begin, end = _rank(span, span.final_from), _rank(span, span.end)
-    part = rows_of_ranks(span.segments, begin + embargo, end)
-    _check_length(part, window, f"{span.origin}: the final period", end - begin, embargo)
+    part = rows_of_ranks(span.segments, begin, end)
+    _check_length(part, window, f"{span.origin}: the final period", end - begin, 0)
     return part
 
 
@@ -172,7 +174,7 @@ def _check_length(part: Rows, window: int, name: str, rows: int, embargo: int) -
     longest = int((part[:, 1] - part[:, 0]).max(initial=0))
     if longest < window + 2:
         raise SplitError(
-            f"{name} is too short for its window: of its {rows} rows the first {embargo} are "
+            f"{name} is too short for its window: of its {rows} rows the last {embargo} are "
             f"embargo, and the longest slice of the rest has {longest} rows, but a window of "
             f"{window} needs {window + 2}. Widen the part, or shorten the window or the features' "
             "lookback."

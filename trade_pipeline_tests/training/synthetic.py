@@ -109,7 +109,7 @@ def experiment(keys: tuple[str, ...] = ("demo.A.1h",), **changes: Any) -> Experi
         "features": "tiny",
         "from": "2021-01-01",
         "to": "2022-01-01",
-        "splits": {"kind": "fraction", "train": 0.5, "validation": 0.2, "test": 0.3},
+        "splits": {"kind": "fraction", "train": 0.5, "validation": 0.206, "test": 0.294},
         "environment": {
             "window": 4,
             "episode_bars": 40,

@@ -51,10 +51,9 @@ def fraction(**changes: object) -> FractionHoldout:
 
 def test_a_fraction_holdout_counts_rows_over_the_slices_and_drops_the_embargo() -> None:
     (fold,) = folds(fraction(), daily_span([(0, 50), (50, 100)]), lookback=3, window=4)
-    assert rows(fold.train) == list(range(60))
-    assert fold.train.tolist() == [[0, 50], [50, 60]]
-    assert rows(fold.validation) == list(range(63, 80))
-    assert rows(fold.test) == list(range(83, 100))
+    assert fold.train.tolist() == [[0, 50], [50, 57]]
+    assert rows(fold.validation) == list(range(60, 77))
+    assert rows(fold.test) == list(range(80, 100))
 
 
 def test_a_calendar_holdout_cuts_at_midnight_of_its_dates() -> None:
@@ -78,20 +77,19 @@ def test_walk_forward_moves_by_the_test_part(mode: str, second_start: int) -> No
         }
     )
     first, second = folds(splits, daily_span([(0, 200)]), lookback=2, window=4)
-    assert first.train.tolist() == [[0, 60]]
-    assert first.validation.tolist() == [[62, 80]]
-    assert first.test.tolist() == [[82, 100]]
-    assert second.train.tolist() == [[second_start, 80]]
-    assert second.test.tolist() == [[102, 120]]
+    assert first.train.tolist() == [[0, 58]]
+    assert first.validation.tolist() == [[60, 78]]
+    assert first.test.tolist() == [[80, 100]]
+    assert second.train.tolist() == [[second_start, 78]]
+    assert second.test.tolist() == [[100, 120]], "test parts follow one another without a hole"
 
 
-def test_no_fold_touches_the_final_period_and_it_has_an_embargo_too() -> None:
+def test_no_fold_touches_the_final_period() -> None:
     span = daily_span([(0, 200)], final_from=date(2020, 5, 30))
     (fold,) = folds(fraction(), span, lookback=5, window=4)
-    final = final_period(fraction(), span, lookback=5, window=4)
     assert max(rows(fold.test)) == 149
-    assert final.tolist() == [[155, 200]]
-    assert len(final_period(fraction(), daily_span([(0, 200)]), 5, 4)) == 0
+    assert final_period(span, window=4).tolist() == [[150, 200]]
+    assert len(final_period(daily_span([(0, 200)]), window=4)) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -133,7 +131,7 @@ def test_ranks_count_rows_over_segments() -> None:
         (fraction(embargo_bars=4), "embargo_bars 4 is shorter .* lookback of 5"),
         (
             fraction(train=0.97, validation=0.02, test=0.01),
-            "experiment demo: fold 0's validation part is too short .* of its 4 rows the first 5 "
+            "experiment demo: fold 0's validation part is too short .* of its 4 rows the last 5 "
             "are embargo, and the longest slice of the rest has 0 rows, but a window "
             "of 4 needs 6",
         ),

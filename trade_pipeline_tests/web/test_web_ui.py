@@ -109,8 +109,10 @@ def test_the_web_ui_lists_the_graph_and_materializes_a_partition(
     tab.get_by_role("button", name="Launch 1 run").click()
 
     tab.goto(f"{server}/assets/ohlcv?view=partitions&partition={ALPHA}%7C2020")
+    expect(tab.get_by_text("Materialized (1)")).to_be_visible(timeout=180_000)
+    tab.reload()  # the details of a partition are not fetched again by themselves
     badge = tab.get_by_text("Materialized", exact=True)
-    expect(badge.first).to_be_visible(timeout=120_000)
+    expect(badge.first).to_be_visible(timeout=60_000)
     red, green, blue = _colour(badge.first.evaluate("e => getComputedStyle(e).color"))
     assert green > red
     assert green > blue

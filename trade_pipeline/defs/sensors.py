@@ -32,11 +32,16 @@ Outcome = Literal["absent", "running", "succeeded", "failed"]
 
 
 class State(NamedTuple):
-    """What the cursor keeps of an experiment: rows acted on, the month of it, the step reached."""
+    """What the cursor keeps of an experiment: rows acted on, the month of it, the step reached.
+
+    `turn` counts the times it was started: rows may return to what they were, and Dagster starts
+    nothing for a run key that it has seen.
+    """
 
     rows: str
     month: str
     step: Step
+    turn: int
 
 
 class Facts(NamedTuple):
@@ -67,14 +72,14 @@ def next_step(
         return state, [], "its features are not materialized yet"
     if state is None:
         if facts.has_dataset:  # trained by hand before: take that as the point of departure
-            return State(facts.rows, facts.month, "idle"), [], "its present rows are taken as known"
-        return _start(facts)
+            return State(facts.rows, facts.month, "idle", 0), [], "its present rows are taken as known"
+        return _start(facts, 1)
     if state.step in ("idle", "failed"):
         if facts.rows == state.rows:
             return state, [], "its rows are unchanged"
         if experiment.retrain == "monthly" and facts.month == state.month:
             return state, [], f"its rows changed, but it trained in {state.month} already"
-        return _start(facts)
+        return _start(facts, state.turn + 1)
     outcome = facts.outcome(state.step)
     if outcome in ("running", "absent"):
         return state, [], f"its {state.step} is running"
@@ -88,9 +93,9 @@ def next_step(
     return state._replace(step="report"), [Request("report", None)], "its trials are done"
 
 
-def _start(facts: Facts) -> tuple[State, list[Request], str]:
+def _start(facts: Facts, turn: int) -> tuple[State, list[Request], str]:
     assert facts.rows is not None
-    state = State(facts.rows, facts.month, "dataset")
+    state = State(facts.rows, facts.month, "dataset", turn)
     return state, [Request("dataset", None)], "its rows changed; its dataset is rebuilt"
 
 
@@ -153,7 +158,7 @@ def build_retrain_sensor(
             notes.append(f"{name}: {note}")
             if state is not None:
                 states[name] = state
-                requests.extend(_run_request(name, state.rows, one) for one in wanted)
+                requests.extend(_run_request(name, state, one) for one in wanted)
         cursor = json.dumps({name: list(state) for name, state in states.items()})
         reason = "; ".join(notes) or "every experiment is retrained by hand (retrain: manual)"
         if requests:
@@ -174,7 +179,7 @@ def _facts(
     def outcome(step: str) -> Outcome:
         assert state is not None
         runs = context.instance.get_runs(
-            dg.RunsFilter(tags={REQUEST_TAG: _request_name(name, state.rows, step)})
+            dg.RunsFilter(tags={REQUEST_TAG: _request_name(name, state, step)})
         )
         wanted = len(experiment.trials()) if step == "trials" else 1
         return _joint_outcome([run.status for run in runs], wanted)
@@ -191,26 +196,29 @@ def _facts(
 def _joint_outcome(statuses: Sequence[dg.DagsterRunStatus], wanted: int) -> Outcome:
     if not statuses:
         return "absent"
-    bad = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-    done = [status for status in statuses if status == dg.DagsterRunStatus.SUCCESS]
-    if len(done) >= wanted:
+    if statuses.count(dg.DagsterRunStatus.SUCCESS) >= wanted:
         return "succeeded"
-    finished = len(done) + sum(status in bad for status in statuses)
-    return "failed" if finished >= wanted else "running"
+    ended = (
+        dg.DagsterRunStatus.SUCCESS,
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.CANCELED,
+    )
+    unended = any(status not in ended for status in statuses)  # such as a failed run, repeated
+    return "running" if unended or len(statuses) < wanted else "failed"
 
 
-def _run_request(name: str, rows: str, request: Request) -> dg.RunRequest:
-    run_key = ":".join([name, rows, request.step, request.partition or "all"])
+def _run_request(name: str, state: State, request: Request) -> dg.RunRequest:
+    request_name = _request_name(name, state, request.step)
     return dg.RunRequest(
-        run_key=run_key,
+        run_key=f"{request_name}:{request.partition or 'all'}",
         job_name=f"{name}_{request.step}",
         partition_key=request.partition,
-        tags={REQUEST_TAG: _request_name(name, rows, request.step)},
+        tags={REQUEST_TAG: request_name},
     )
 
 
-def _request_name(name: str, rows: str, step: str) -> str:
-    return f"{name}:{rows[:16]}:{step}"
+def _request_name(name: str, state: State, step: str) -> str:
+    return f"{name}:{state.rows[:16]}:{state.turn}:{step}"
 
 
 def _today(context: dg.SensorEvaluationContext) -> date:

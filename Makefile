@@ -14,7 +14,7 @@ dev: $(INSTALLED) home ## web UI on port 3000, with schedules and sensors
 	$(BIN)/dagster dev -w workspace.yaml
 
 test: $(INSTALLED) ## the whole suite
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

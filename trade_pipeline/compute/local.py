@@ -67,11 +67,11 @@ def _ended_after(process: "subprocess.Popen[str]", limit_s: float) -> Iterator[t
     """End the process at the limit, and in any case when the block is left by an exception."""
     late = threading.Event()
 
-    def end() -> None:
+    def end_late() -> None:
         late.set()
-        process.terminate()
+        _end(process)
 
-    timer = threading.Timer(limit_s, end)
+    timer = threading.Timer(limit_s, end_late)
     timer.daemon = True
     timer.start()
     try:
@@ -79,9 +79,14 @@ def _ended_after(process: "subprocess.Popen[str]", limit_s: float) -> Iterator[t
     finally:  # a cancelled run raises a BaseException here
         timer.cancel()
         if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(END_GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Ask the process to end; kill it when it has not after a grace."""
+    process.terminate()
+    try:
+        process.wait(END_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

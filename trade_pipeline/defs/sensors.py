@@ -72,7 +72,11 @@ def next_step(
         return state, [], "its features are not materialized yet"
     if state is None:
         if facts.has_dataset:  # trained by hand before: take that as the point of departure
-            return State(facts.rows, facts.month, "idle", 0), [], "its present rows are taken as known"
+            return (
+                State(facts.rows, facts.month, "idle", 0),
+                [],
+                "its present rows are taken as known",
+            )
         return _start(facts, 1)
     if state.step in ("idle", "failed"):
         if facts.rows == state.rows:

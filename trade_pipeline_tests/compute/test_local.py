@@ -41,7 +41,7 @@ class Tried:
         described = {"act": act, "pid_file": str(self.pid_file), **spec}
 
         @dg.asset
-        def asset(context: dg.AssetExecutionContext) -> None:
+        def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
             task = Task(MODULE, described, self.folder / "staging")
             compute = LocalCompute(timeout_s=timeout_s)
             try:
@@ -52,6 +52,7 @@ class Tried:
                         self.result = compute.run_task(context, task)
             except BaseException as error:
                 self.error = error
+            return dg.MaterializeResult()
 
         dg.materialize([asset], instance=self.instance)
 
@@ -156,8 +157,8 @@ def test_a_failing_tasks_last_words_are_in_the_error(
 
 def test_a_task_is_ended_at_its_time_limit(tried: Tried) -> None:
     started = time.monotonic()
-    tried.run("sleep", timeout_s=4.0)
-    assert "limit of 4 s" in tried.failure
+    tried.run("sleep", timeout_s=3.0)
+    assert "limit of 3 s" in tried.failure
     assert time.monotonic() - started < LONG_S / 2
     assert tried.process_is_gone()
 
@@ -166,8 +167,8 @@ def test_a_task_that_will_not_end_is_killed_at_its_time_limit(
     tried: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "END_GRACE_S", 0.2)
-    tried.run("ignore terminate", timeout_s=4.0)
-    assert "limit of 4 s" in tried.failure
+    tried.run("ignore terminate", timeout_s=3.0)
+    assert "limit of 3 s" in tried.failure
     assert tried.process_is_gone()
 
 

@@ -285,6 +285,17 @@ def test_slices_shorter_than_the_window_are_refused_with_the_numbers(imported: D
     assert all(word in text for word in ("alone.yaml", "200", "202")), text
 
 
+def test_features_are_not_computed_from_bars_that_the_manifest_does_not_know(
+    imported: Deployment,
+) -> None:
+    spoil(imported.root / "data" / "beta.csv", 100, volume=7.0)
+    assert import_range(imported).success
+    result = materialize(imported.places, imported.instance, "features/tiny", first=BETA)
+    assert not result.success
+    text = failure_text(result)
+    assert all(word in text for word in (BETA, "2021", "materialize manifest")), text
+
+
 def test_a_policy_of_another_dataset_is_not_backtested(trained: Deployment) -> None:
     trained.edit("configs/experiments/alone.yaml", "train_days: 400", "train_days: 420")
     assert materialize(trained.places, trained.instance, "alone/dataset").success

@@ -7,6 +7,8 @@ The notebook face reads what the assets stored, without Dagster:
     result = tp.backtest(tp.load_policy("aapl_ppo", "base.f0.s0"))
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,3 +24,15 @@ def __getattr__(name: str) -> Any:
 
         return getattr(notebook, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Face(ModuleType):
+    """This package, where `backtest` is the function although a folder bears that name too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python puts an imported folder here; `backtest` would stand in the function's place.
+        if name not in __all__ or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face

@@ -23,7 +23,8 @@ StoreOption = Annotated[
     Path | None,
     typer.Option(help="The store; default: TRADE_PIPELINE_STORE, else the folder store."),
 ]
-KeyArgument = Annotated[str, typer.Argument(help="Such as aapl_ppo/policy/base.f0.s0.")]
+KEY_EXAMPLE = "such as aapl_ppo/policy/base.f0.s0"
+KeyArgument = Annotated[str, typer.Argument(help=f"Key in the store, {KEY_EXAMPLE}.")]
 
 
 @bundle.command()
@@ -45,7 +46,10 @@ def prune(
 ) -> None:
     """Remove old versions of a bundle; the current one always stays."""
     try:
-        removed = bundles.prune(ArtifactLocation(_folder(store), key), keep)
+        location = ArtifactLocation(_folder(store), key)
+        if not location.path.is_dir():
+            raise StorageError(f"{location}: no such bundle; give its key, {KEY_EXAMPLE}.")
+        removed = bundles.prune(location, keep)
     except (StorageError, ValueError) as error:
         _stop(error)
     print(f"{key}: {len(removed)} versions removed{': ' if removed else ''}{', '.join(removed)}")

@@ -13,6 +13,7 @@ import polars as pl
 from trade_pipeline.backtest.engine import BacktestResult
 from trade_pipeline.backtest.engine import backtest as run_backtest
 from trade_pipeline.backtest.strategies import PolicyStrategy
+from trade_pipeline.backtest.trial import require_dataset
 from trade_pipeline.market.bars import adjusted
 from trade_pipeline.market.stored import read_bars
 from trade_pipeline.settings.base import SettingsError, closest
@@ -118,15 +119,21 @@ def load_policy(
 
 
 def backtest(policy: Policy) -> BacktestResult:
-    """Run a policy over the test part of its fold; the same numbers as the asset's."""
+    """Run a policy over the test part of its fold; the same numbers as the asset's.
+
+    Raises:
+        BundleError: there is no dataset, or a byte of it was changed.
+        StorageError: the policy was trained on another version of the dataset.
+    """
     home = layout.experiment_bundle(policy.store, policy.experiment, "dataset")
     dataset = load_dataset(bundles.current(home))
+    require_dataset(policy.runner, dataset, f"{policy.experiment}/policy {policy.trial.key}")
     environment, _ = policy.settings.variant(policy.trial.variant)
     return run_backtest(
         dataset,
         dataset.folds[policy.trial.fold].test,
         environment,
-        PolicyStrategy(policy.runner),
+        PolicyStrategy(policy.runner, policy.trial.key),
         policy.experiment,
     )
 

@@ -160,11 +160,16 @@ def years(places: Places) -> tuple[str, str]:
     return "2020", str(datetime.now(UTC).year)
 
 
-def import_all(places: Places, instance: dg.DagsterInstance) -> None:
-    """Bars, manifests and features of both series."""
+def import_bars(places: Places, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    """`ohlcv` of both series and all years, as one range."""
     first, last = years(places)
+    return materialize(places, instance, "ohlcv", first=f"{ALPHA}|{first}", last=f"{BETA}|{last}")
+
+
+def import_all(places: Places, instance: dg.DagsterInstance) -> None:
+    """Bars, manifests, features and datasets of both series."""
     for outcome in (
-        materialize(places, instance, "ohlcv", first=f"{ALPHA}|{first}", last=f"{BETA}|{last}"),
+        import_bars(places, instance),
         materialize(places, instance, "manifest", "features/tiny", first=ALPHA, last=BETA),
         materialize(places, instance, "alone/dataset", "pair/dataset"),
     ):

@@ -74,7 +74,7 @@ def build_ohlcv(project: Project, partitions: Partitions) -> Checked:
     def ohlcv(context: dg.AssetExecutionContext, store: Store) -> Iterator[Any]:
         wanted = series_years(context.partition_keys)
         outcome = import_bars(project, store.path, wanted, context.log.info)
-        standing = _standing_verdicts(store.path)
+        standing = _standing_verdicts(store.path, project)
         yield dg.AssetCheckResult(
             check_name=CHECK,
             passed=not standing,
@@ -179,12 +179,13 @@ def _keep_verdict(store: Path, one: SeriesYear, outcome: Outcome) -> None:
         location.path.unlink(missing_ok=True)
 
 
-def _standing_verdicts(store: Path) -> dict[str, list[dict[str, str]]]:
+def _standing_verdicts(store: Path, project: Project) -> dict[str, list[dict[str, str]]]:
     """Rows of every partition whose last import was refused, by partition key."""
     standing = {}
-    for path in sorted((store / "verdicts" / CHECK).glob("*/*.json")):
-        document = read_json(layout.verdict(store, CHECK, path.parent.name, int(path.stem)))
-        standing[document["partition"]] = document["rows"]
+    for series in project.series:
+        for path in sorted(layout.verdict(store, CHECK, series, 0).path.parent.glob("*.json")):
+            document = read_json(layout.verdict(store, CHECK, series, int(path.stem)))
+            standing[document["partition"]] = document["rows"]
     return standing
 
 

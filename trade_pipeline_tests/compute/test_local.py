@@ -106,7 +106,9 @@ def _wait_for(path: Path) -> None:
 
 
 @pytest.fixture
-def tried(tmp_path: Path) -> Tried:
+def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tried:
+    # The task's process must find the tests' folder wherever pytest was started.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     return Tried(tmp_path)
 
 

@@ -19,10 +19,10 @@ from trade_pipeline_tests.small_project import (
     ALPHA,
     BETA,
     COLUMNS,
+    import_bars,
     materialize,
     series_entry,
     write_yaml,
-    years,
 )
 
 
@@ -50,17 +50,6 @@ def failure_text(result: dg.ExecuteInProcessResult) -> str:
             described = event.step_failure_data.user_failure_data
             texts.append(described.description or "" if described else "")
     return "\n".join(texts)
-
-
-def import_range(deployment: Deployment) -> dg.ExecuteInProcessResult:
-    first, last = years(deployment.places)
-    return materialize(
-        deployment.places,
-        deployment.instance,
-        "ohlcv",
-        first=f"{ALPHA}|{first}",
-        last=f"{BETA}|{last}",
-    )
 
 
 def spoil(path: Path, row: int, **values: object) -> None:
@@ -127,7 +116,7 @@ def test_the_check_holds_a_table_of_the_bad_rows(imported: Deployment) -> None:
 
 def test_in_a_range_the_good_series_commits_and_the_bad_is_named(empty: Deployment) -> None:
     spoil(empty.root / "data" / "alpha.csv", 500, high=0.01)
-    result = import_range(empty)
+    result = import_bars(empty.places, empty.instance)
     assert not result.success
     assert f"{ALPHA}|2021" in failure_text(result)
     found = empty.instance.get_materialized_partitions(dg.AssetKey("ohlcv"))
@@ -289,7 +278,7 @@ def test_features_are_not_computed_from_bars_that_the_manifest_does_not_know(
     imported: Deployment,
 ) -> None:
     spoil(imported.root / "data" / "beta.csv", 100, volume=7.0)
-    assert import_range(imported).success
+    assert import_bars(imported.places, imported.instance).success
     result = materialize(imported.places, imported.instance, "features/tiny", first=BETA)
     assert not result.success
     text = failure_text(result)

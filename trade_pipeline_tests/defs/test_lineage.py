@@ -17,20 +17,9 @@ from trade_pipeline.settings.project import read_project
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline_tests.defs.staleness import stale, statuses, version
 from trade_pipeline_tests.deployment import Deployment
-from trade_pipeline_tests.small_project import ALPHA, BETA, materialize, years
+from trade_pipeline_tests.small_project import ALPHA, BETA, import_bars, materialize
 
 TRIALS = [f"base.f{fold}.s{seed}" for fold in (0, 1) for seed in (0, 1)]
-
-
-def import_bars(deployment: Deployment) -> dg.ExecuteInProcessResult:
-    first, last = years(deployment.places)
-    return materialize(
-        deployment.places,
-        deployment.instance,
-        "ohlcv",
-        first=f"{ALPHA}|{first}",
-        last=f"{BETA}|{last}",
-    )
 
 
 def test_after_a_full_run_everything_is_fresh(trained: Deployment) -> None:
@@ -49,7 +38,7 @@ def test_each_partition_of_a_range_has_the_version_of_its_own_content(imported: 
 
 def test_importing_again_changes_no_version_and_marks_nothing_stale(imported: Deployment) -> None:
     before = {key: version(imported, "ohlcv", key) for key in (f"{ALPHA}|2020", f"{BETA}|2022")}
-    assert import_bars(imported).success
+    assert import_bars(imported.places, imported.instance).success
     assert {key: version(imported, "ohlcv", key) for key in before} == before
     assert stale(imported) == set()
 
@@ -59,12 +48,12 @@ def test_one_series_changed_in_a_range_makes_only_its_downstream_stale(trained: 
     frame = pl.read_csv(path)
     volume = pl.when(pl.col("ts") == "2021-06-01T00:00:00").then(5.0).otherwise("volume")
     frame.with_columns(volume=volume).write_csv(path)
-    assert import_bars(trained).success
+    assert import_bars(trained.places, trained.instance).success
     assert stale(trained) == {f"manifest|{BETA}", f"features/tiny|{BETA}"}
 
     close = pl.when(pl.col("ts") == "2021-06-01T00:00:00").then(pl.col("low")).otherwise("close")
     frame.with_columns(close=close).write_csv(path)
-    assert import_bars(trained).success
+    assert import_bars(trained.places, trained.instance).success
     assert materialize(
         trained.places, trained.instance, "manifest", "features/tiny", first=ALPHA, last=BETA
     ).success

@@ -1,0 +1,101 @@
+"""Reading YAML: nothing is dropped silently, and each wrong key is named with its file."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from trade_pipeline.settings.base import (
+    Settings,
+    SettingsError,
+    closest,
+    parse_settings,
+    read_settings,
+    read_yaml,
+)
+
+
+class Inner(Settings):
+    period: int
+    scale: float = 1.0
+
+
+class Outer(Settings):
+    name: str
+    inner: Inner
+    several: tuple[Inner, ...] = ()
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "some.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("name: a\nname: b\n", "name"),
+        ("inner:\n  period: 1\n  period: 2\n", "period"),
+        ("several:\n  - {period: 1, scale: 2, scale: 3}\n", "scale"),
+        ("1: a\n1: b\n", "1"),
+    ],
+)
+def test_a_key_written_twice_is_named_with_its_line(tmp_path: Path, text: str, key: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(SettingsError, match=rf"some\.yaml.*'?{key}'? is written twice") as caught:
+        read_yaml(path)
+    assert "line" in str(caught.value)
+
+
+def test_the_same_key_in_two_mappings_is_fine(tmp_path: Path) -> None:
+    path = written(tmp_path, "inner: {period: 1}\nseveral: [{period: 2}, {period: 3}]\nname: a\n")
+    assert [one.period for one in read_settings(path, Outer).several] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"name": "a", "iner": {"period": 1}}, ["'iner'", "Did you mean 'inner'", "'inner' is mi"]),
+        ({"name": "a", "inner": {"perod": 1}}, ["'inner.perod'", "Did you mean 'period'"]),
+        ({"name": "a", "inner": {"period": "x"}}, ["'inner.period'", "'x'"]),
+        ({"name": "a", "inner": {"period": 1}, "several": [{}]}, ["'several.0.period' is missing"]),
+        ({"name": "a", "inner": {"period": 1, "scale": float("nan")}}, ["'inner.scale'"]),
+        (["a"], ["(whole file)"]),
+        (None, ["(whole file)"]),
+    ],
+)
+def test_every_wrong_key_is_named_with_its_file(content: object, words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(content, Outer, "some.yaml")
+    text = str(caught.value)
+    assert all(word in text for word in words), text
+    assert all(line.startswith("some.yaml: ") for line in text.splitlines()), text
+
+
+def test_a_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.yaml: no such file"):
+        read_yaml(tmp_path / "absent.yaml")
+    with pytest.raises(SettingsError, match=r"some\.yaml: not valid YAML"):
+        read_yaml(written(tmp_path, "name: [unclosed\n"))
+    (tmp_path / "some.yaml").write_bytes(b"name: \xff\n")
+    with pytest.raises(SettingsError, match=r"some\.yaml: cannot be read as UTF-8"):
+        read_yaml(tmp_path / "some.yaml")
+
+
+def test_yaml_cannot_run_code(tmp_path: Path) -> None:
+    path = written(tmp_path, "name: !!python/object/apply:os.getpid []\n")
+    with pytest.raises(SettingsError, match=r"some\.yaml: not valid YAML"):
+        read_yaml(path)
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = parse_settings({"period": 1}, Inner, "some.yaml")
+    with pytest.raises(ValidationError):
+        settings.period = 2  # type: ignore[misc]
+
+
+def test_the_closest_name_is_offered_or_all_that_exist() -> None:
+    assert closest("dayly", ["daily", "minute"]) == " Did you mean 'daily'?"
+    assert closest("xyz", ["minute", "daily"]) == " Known: daily, minute."
+    assert closest("xyz", []) == " Known: none."

@@ -129,6 +129,8 @@ def notes_of_dataset(dataset: Dataset) -> list[str]:
         f"{len(dataset.instruments)} instrument(s) in bars of {dataset.timeframe}; {UNITS}.",
         "Decisions on a bar's close fill at the next open, with fee and slippage. Positions close "
         "with cost where a slice ends, but stay open, marked at the last close, at the very end.",
+        "The first decision needs a full window of bars: a curve begins that many bars after its "
+        "test part does.",
     ]
 
 

@@ -14,6 +14,8 @@ from trade_pipeline.defs.partitions import Partitions
 from trade_pipeline.defs.resources import build_resources
 from trade_pipeline.defs.schedules import build_refresh
 from trade_pipeline.defs.sensors import build_jobs, build_retrain_sensor
+from trade_pipeline.market.calendars import CalendarError, find_calendar
+from trade_pipeline.settings.base import SettingsError
 from trade_pipeline.settings.project import Places, read_project
 
 
@@ -24,6 +26,12 @@ def build_definitions(places: Places) -> dg.Definitions:
         SettingsError: a file of configs is wrong; the message names the file and the key.
     """
     project = read_project(places.configs)
+    for key, series in project.series.items():
+        try:
+            find_calendar(series.calendar)
+        except CalendarError as error:
+            file = places.configs / "series.yaml"
+            raise SettingsError(f"{file}: key 'calendar' of series {key}: {error}") from None
     feature_sets = resolve_feature_sets(project)
     partitions = Partitions.of(project)
     ohlcv = build_ohlcv(project, partitions)

@@ -7,6 +7,7 @@ everything downstream in the run.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,11 +96,10 @@ def column_schema(schema: Mapping[str, pl.DataType]) -> dg.TableSchema:
 
 def rows_table(rows: Iterable[Mapping[str, object]]) -> dg.MetadataValue:
     """A metadata table of the first rows; values as text, so that columns may mix types."""
-    records = [
-        dg.TableRecord({name: str(value) for name, value in row.items()})
-        for row, _ in zip(rows, range(MOST_ROWS_SHOWN), strict=False)
-    ]
-    names = list(records[0].data) if records else ["row"]
+    shown = list(islice(rows, MOST_ROWS_SHOWN))
+    names = list(dict.fromkeys(name for row in shown for name in row)) or ["row"]
+    # Every record needs every column: Dagster refuses a table whose rows differ.
+    records = [dg.TableRecord({name: str(row.get(name, "")) for name in names}) for row in shown]
     schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in names])
     return dg.MetadataValue.table(records, schema=schema)
 

@@ -14,7 +14,12 @@ from trade_pipeline.defs.checks import (
     combined_version,
     stored_check,
 )
-from trade_pipeline.defs.partitions import Partitions, all_years, same_partition
+from trade_pipeline.defs.partitions import (
+    Partitions,
+    all_years,
+    partitions_of_run,
+    same_partition,
+)
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.features.registry import FeatureSet, resolve
 from trade_pipeline.features.table import feature_table
@@ -82,7 +87,7 @@ def _build_one(
         context: dg.AssetExecutionContext, store: Store
     ) -> Iterator[dg.MaterializeResult[Any]]:
         tables, hashes = {}, {}
-        for key in context.partition_keys:
+        for key in partitions_of_run(context):
             table = feature_table(read_grids(store.path, project.series[key]), feature_set)
             tables[key], hashes[key] = table, content_hash(table)
             context.add_asset_metadata(

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from trade_pipeline.defs.checks import CONTENT_HASH, Checked, combined_version, stored_check
-from trade_pipeline.defs.partitions import Partitions, all_years
+from trade_pipeline.defs.partitions import Partitions, all_years, partitions_of_run
 from trade_pipeline.defs.pictures import png
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.market import coverage as market_coverage
@@ -38,7 +38,7 @@ def build_manifest(project: Project, partitions: Partitions, ohlcv: dg.AssetsDef
         from trade_pipeline.market.pictures import coverage_png  # matplotlib takes a second
 
         documents, hashes = {}, {}
-        for key in context.partition_keys:
+        for key in partitions_of_run(context):
             series = project.series[key]
             stored = read_bars(store.path, key)
             found = market_coverage.coverage(stored.bars, stored.confirmed, series)

@@ -23,7 +23,12 @@ from trade_pipeline.defs.checks import (
     rows_table,
     stored_check,
 )
-from trade_pipeline.defs.partitions import Partitions, SeriesYear, series_years
+from trade_pipeline.defs.partitions import (
+    Partitions,
+    SeriesYear,
+    partitions_of_run,
+    series_years,
+)
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.market import bars as market_bars
 from trade_pipeline.market.sources.base import SourceBars, SourceError, split_years
@@ -72,7 +77,7 @@ def build_ohlcv(project: Project, partitions: Partitions) -> Checked:
         metadata={"dagster/column_schema": column_schema(market_bars.BAR_SCHEMA)},
     )
     def ohlcv(context: dg.AssetExecutionContext, store: Store) -> Iterator[Any]:
-        wanted = series_years(context.partition_keys)
+        wanted = series_years(partitions_of_run(context))
         outcome = import_bars(project, store.path, wanted, context.log.info)
         standing = _standing_verdicts(store.path, project)
         yield dg.AssetCheckResult(

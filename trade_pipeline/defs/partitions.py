@@ -43,6 +43,22 @@ class Partitions:
         return cls(series, year, both)
 
 
+def partitions_of_run(context: dg.AssetExecutionContext) -> list[str]:
+    """Partition keys of a run.
+
+    Raises:
+        Failure: the run has none: Dagster takes a range whose end comes before its start as empty.
+    """
+    keys = list(context.partition_keys)
+    if not keys:
+        raise dg.Failure(
+            "This run has no partition: the range ends before it starts. Name first and last "
+            "partition in the order of the web UI.",
+            allow_retries=False,
+        )
+    return keys
+
+
 def series_years(keys: Iterable[str]) -> list[SeriesYear]:
     """Split the multi-partition keys of a run."""
     found = []

@@ -7,7 +7,7 @@ report, each step once the one before has succeeded. Start at `next_step`, which
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,6 +16,7 @@ import polars as pl
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.project import Project
@@ -186,12 +187,15 @@ def _facts(
             dg.RunsFilter(tags={REQUEST_TAG: _request_name(name, state, step)})
         )
         wanted = len(experiment.trials()) if step == "trials" else 1
-        return _joint_outcome([run.status for run in runs], wanted)
+        latest: dict[str | None, dg.DagsterRunStatus] = {}
+        for run in runs:  # newest first: a trial that was repeated counts by its last run
+            latest.setdefault(run.tags.get(PARTITION_NAME_TAG), run.status)
+        return _joint_outcome(list(latest.values()), wanted)
 
     home = layout.experiment_bundle(store, name, "dataset")
     return Facts(
         rows=selected_rows_hash(store, experiment),
-        month=f"{_today(context):%Y-%m}",
+        month=f"{datetime.now(UTC):%Y-%m}",
         has_dataset=bundles.current_version(home) is not None,
         outcome=outcome,
     )
@@ -207,7 +211,7 @@ def _joint_outcome(statuses: Sequence[dg.DagsterRunStatus], wanted: int) -> Outc
         dg.DagsterRunStatus.FAILURE,
         dg.DagsterRunStatus.CANCELED,
     )
-    unended = any(status not in ended for status in statuses)  # such as a failed run, repeated
+    unended = any(status not in ended for status in statuses)
     return "running" if unended or len(statuses) < wanted else "failed"
 
 
@@ -223,7 +227,3 @@ def _run_request(name: str, state: State, request: Request) -> dg.RunRequest:
 
 def _request_name(name: str, state: State, step: str) -> str:
     return f"{name}:{state.rows[:16]}:{state.turn}:{step}"
-
-
-def _today(context: dg.SensorEvaluationContext) -> date:
-    return datetime.now(UTC).date()

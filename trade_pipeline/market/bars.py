@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import pandera.polars as pa
 import polars as pl
@@ -37,6 +38,7 @@ PRICES = ("open", "high", "low", "close")
 NULLABLE = frozenset({"trades", "adj_factor"})
 # Where a bar stood in its source: in a source's frames, never in stored ones.
 POSITION = ("file", "row")
+MOST_LOCATED = 1_000  # nobody reads more rows, and a wrong file may have millions
 VIOLATION_SCHEMA: dict[str, pl.DataType] = {
     "file": pl.String(),
     "row": pl.Int64(),
@@ -130,8 +132,9 @@ def violations(bars: pl.DataFrame, series: SeriesSettings, year: int | None) -> 
         year: the partition's year, which every `ts` must lie in; None for a whole history.
 
     Returns:
-        `VIOLATION_SCHEMA`; empty when all is well. `row` is the source's, or else the position
-        in the frame from 0; it is null where a whole column is missing or has a wrong type.
+        `VIOLATION_SCHEMA`, the first `MOST_LOCATED`; empty when all is well. `row` is the
+        source's, or else the position in the frame from 0; it is null where a whole column is
+        missing or has a wrong type.
     """
     rules = _rules(bars, series, year) if bars.schema.get("ts") == TS else []
     schema = pa.DataFrameSchema(
@@ -261,32 +264,30 @@ def _located(failures: pl.DataFrame, bars: pl.DataFrame, rules: list[_Rule]) -> 
             value=pl.col("failure_case"),
         )
     missing = [_Rule(NOT_NULLABLE, (name,), pl.lit(True)) for name in BAR_SCHEMA]
-    positioned = bars.with_row_index("index").with_columns(
-        file=pl.col("file") if "file" in bars.columns else pl.lit(None, pl.String),
-        row=pl.col("row") if "row" in bars.columns else pl.col("index").cast(pl.Int64),
-    )
-    parts = []
-    for order, rule in enumerate([*missing, *rules]):
-        hits = failures.filter(pl.col("check") == rule.text)
+    every = [*missing, *rules]
+    hits = []
+    for order, rule in enumerate(every):
+        of_rule = failures.filter(pl.col("check") == rule.text)
         if rule.text == NOT_NULLABLE:
-            hits = hits.filter(pl.col("column") == rule.columns[0])
-        if hits.height:
-            at = pl.col("index").is_in(hits["index"].cast(pl.UInt32).implode())
-            parts.append(positioned.filter(at).select(*_line(rule), "index", _order=pl.lit(order)))
-    return pl.concat(parts).sort("index", "_order").select(*VIOLATION_SCHEMA)
+            of_rule = of_rule.filter(pl.col("column") == rule.columns[0])
+        hits.append(of_rule.select(pl.col("index").cast(pl.Int64), order=pl.lit(order)))
+    first = pl.concat(hits).sort("index", "order").head(MOST_LOCATED)
+    lines = [
+        _line(every[order], bars.row(index, named=True), index) for index, order in first.rows()
+    ]
+    return pl.DataFrame(lines, schema=VIOLATION_SCHEMA, orient="row")
 
 
-def _line(rule: _Rule) -> list[pl.Expr]:
-    first, *others = (pl.col(name).cast(pl.String).fill_null("null") for name in rule.columns)
-    beside = [
-        pl.format(f" ({name} {{}})", other)
-        for name, other in zip(rule.columns[1:], others, strict=True)
-    ]
-    return [
-        pl.col("file"),
-        pl.col("row"),
-        pl.col("ts"),
-        pl.lit(rule.columns[0]).alias("column"),
-        pl.lit(_PANDERA_RULES.get(rule.text, rule.text)).alias("rule"),
-        pl.concat_str(first, *beside).alias("value"),
-    ]
+def _line(rule: _Rule, bar: dict[str, Any], index: int) -> tuple[Any, ...]:
+    """A row of `VIOLATION_SCHEMA`."""
+    # In Python: polars 2.1 panics when it puts such texts together for some frames.
+    first, *others = ("null" if bar[name] is None else str(bar[name]) for name in rule.columns)
+    beside = (f" ({name} {other})" for name, other in zip(rule.columns[1:], others, strict=True))
+    return (
+        bar.get("file"),
+        bar.get("row", index),
+        bar["ts"],
+        rule.columns[0],
+        _PANDERA_RULES.get(rule.text, rule.text),
+        "".join([first, *beside]),
+    )

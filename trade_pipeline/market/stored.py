@@ -14,8 +14,8 @@ from trade_pipeline.storage import layout
 from trade_pipeline.storage.documents import read_json
 from trade_pipeline.storage.frames import (
     StorageError,
-    content_hash,
     read_frame,
+    read_hash,
     read_metadata,
 )
 from trade_pipeline.storage.location import ArtifactLocation
@@ -62,12 +62,13 @@ def read_bars(store: Path, series: str) -> StoredBars:
     confirmed: list[Interval] = []
     hashes: dict[str, str] = {}
     for path in sorted(folder.glob("*.parquet")):
-        bars, intervals = read_partition(layout.ohlcv(store, series, int(path.stem)))
+        location = layout.ohlcv(store, series, int(path.stem))
+        bars, intervals = read_partition(location)
         if bars.is_empty() and not intervals:
             continue
         frames.append(bars)
         confirmed.extend(intervals)
-        hashes[path.stem] = content_hash(bars, confirmed_metadata(intervals))
+        hashes[path.stem] = read_hash(location)
     if not frames:
         raise StorageError(
             f"{series}: no bars are stored under {folder}; materialize ohlcv of this series first."

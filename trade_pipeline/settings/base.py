@@ -56,6 +56,8 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    except ValueError as error:  # a date that no calendar has, such as 2000-02-31
+        raise SettingsError(f"{path}: holds an impossible date or number ({error}).") from error
 
 
 def parse_settings(content: Any, model: type[Model], origin: str) -> Model:
@@ -86,14 +88,18 @@ def closest(name: str, known: list[str]) -> str:
 def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> str:
     lines = []
     for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        path = ".".join(str(part) for part in problem["loc"])
+        key = f"key {path!r}" if path else "the whole file"
+        said = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            key = str(problem["loc"][-1])
-            lines.append(f"{origin}: unknown key {path!r}.{closest(key, _field_names(model))}")
+            hint = closest(str(problem["loc"][-1]), _field_names(model))
+            lines.append(f"{origin}: unknown {key}.{hint}")
         elif problem["type"] == "missing":
             lines.append(f"{origin}: key {path!r} is missing; add it.")
+        elif isinstance(problem["input"], dict | list | tuple | BaseModel):
+            lines.append(f"{origin}: {key}: {said}.")
         else:
-            lines.append(f"{origin}: key {path!r} is {problem['input']!r}: {problem['msg']}.")
+            lines.append(f"{origin}: {key} is {problem['input']!r}: {said}.")
     return "\n".join(lines)
 
 

@@ -88,6 +88,8 @@ def read_project(configs: Path) -> Project:
 
 
 def _files(configs: Path, folder: str) -> list[Path]:
+    for path in sorted((configs / folder).glob("*.yml")):
+        raise SettingsError(f"{path}: only files that end in .yaml are read; rename it.")
     paths = sorted((configs / folder).glob("*.yaml"))
     for path in paths:
         if not re.match(NAME_PATTERN, path.stem):

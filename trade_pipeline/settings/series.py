@@ -27,7 +27,7 @@ class BokehSampleSource(Settings):
     """Daily stocks shipped inside the PyPI package `bokeh_sampledata`, 2000 to 2013."""
 
     kind: Literal["bokeh_sample"]
-    ticker: str = Field(description="AAPL, IBM, MSFT, GOOG or FB.")
+    ticker: Literal["AAPL", "FB", "GOOG", "IBM", "MSFT"]
 
 
 class Columns(Settings):

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from trade_pipeline.settings.code_version import canonical_json
-from trade_pipeline.storage.location import ArtifactLocation, make_folder, replacing
+from trade_pipeline.storage.location import ArtifactLocation, make_folder, replacing, writable
 from trade_pipeline.storage.location import StorageError as StorageError
 
 _NUMBERS = {pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64}
@@ -21,6 +21,7 @@ _NUMBERS |= {pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64}
 _TIMES = {pl.Date, pl.Datetime, pl.Duration, pl.Time}
 _TEXTS = {pl.String, pl.Binary}
 _ARROW_SCHEMA = "ARROW:schema"  # parquet metadata that polars writes for itself
+_CONTENT_HASH = "content_hash"  # key of the file\'s metadata, beside those of the caller
 
 
 def content_hash(frame: pl.DataFrame, metadata: Mapping[str, str] | None = None) -> str:
@@ -67,13 +68,30 @@ def write_frame(
     except StorageError as error:
         raise StorageError(f"{location}: {error}") from None
     with replacing(location) as temporary:
-        frame.write_parquet(temporary, compression="zstd", metadata=dict(metadata or {}))
+        written = {**(metadata or {}), _CONTENT_HASH: digest}
+        frame.write_parquet(temporary, compression="zstd", metadata=written)
     return digest
 
 
 def read_frame(location: ArtifactLocation) -> pl.DataFrame:
-    """Read one frame. Raises `StorageError` when it is missing or damaged."""
-    return read_frames([location])
+    """Read one frame and compare its content with the hash that was written with it.
+
+    Raises:
+        StorageError: it is missing, damaged, or not what was written.
+    """
+    _require_file(location)
+    try:
+        frame = pl.read_parquet(location.path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable(location, error) from error
+    written = _all_metadata(location)
+    digest = written.pop(_CONTENT_HASH, None)
+    if digest != content_hash(frame, written):
+        raise StorageError(
+            f"{location}: its content is not what was written there; a byte of the file was "
+            "changed. Materialize the partition again."
+        )
+    return frame
 
 
 def read_frames(locations: Sequence[ArtifactLocation]) -> pl.DataFrame:
@@ -84,23 +102,44 @@ def read_frames(locations: Sequence[ArtifactLocation]) -> pl.DataFrame:
     """
     if not locations:
         raise StorageError("no frame to read: the list of locations is empty; name at least one.")
-    for location in locations:
-        _require_file(location)
-    try:
-        # Keys are names, not patterns, so no globs.
-        paths = [location.path for location in locations]
-        return pl.scan_parquet(paths, glob=False).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise StorageError(_explain(locations, error)) from error
+    frames = [read_frame(location) for location in locations]
+    for location, frame in zip(locations, frames, strict=True):
+        if frame.schema != frames[0].schema:
+            raise StorageError(
+                f"{location}: schema {dict(frame.schema)} differs from {dict(frames[0].schema)} of "
+                f"{locations[0]}; materialize both again, so that one version of the code wrote "
+                "them."
+            )
+    return pl.concat(frames)
 
 
 def read_metadata(location: ArtifactLocation) -> dict[str, str]:
-    """The metadata given to `write_frame`. Raises `StorageError` as `read_frame` does."""
+    """The metadata given to `write_frame`. Raises `StorageError` when it cannot be read."""
+    metadata = _all_metadata(location)
+    metadata.pop(_CONTENT_HASH, None)
+    return metadata
+
+
+def read_hash(location: ArtifactLocation) -> str:
+    """The content hash written with a frame; `read_frame` is what compares it.
+
+    Raises:
+        StorageError: the file is missing, damaged, or was not written by `write_frame`.
+    """
+    try:
+        return _all_metadata(location)[_CONTENT_HASH]
+    except KeyError:
+        raise StorageError(
+            f"{location}: holds no content hash; materialize the partition again."
+        ) from None
+
+
+def _all_metadata(location: ArtifactLocation) -> dict[str, str]:
     _require_file(location)
     try:
         metadata = pl.read_parquet_metadata(location.path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise StorageError(_explain([location], error)) from error
+        raise _unreadable(location, error) from error
     return {key: value for key, value in metadata.items() if key != _ARROW_SCHEMA}
 
 
@@ -112,8 +151,10 @@ def frame_lock(location: ArtifactLocation) -> Iterator[None]:
     `.<name>.lock` beside the location stays: removing it would let two writers in.
     """
     path = location.path
-    make_folder(path.parent)
-    with path.with_name(f".{path.name}.lock").open("a") as file:
+    with writable(location):
+        make_folder(path.parent)
+        file = path.with_name(f".{path.name}.lock").open("a")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -161,19 +202,5 @@ def _require_file(location: ArtifactLocation) -> None:
         raise StorageError(f"{location}: no such frame; materialize the partition that writes it.")
 
 
-def _explain(locations: Sequence[ArtifactLocation], error: Exception) -> str:
-    """Name the file that cannot be read, or the first whose schema differs from the first file."""
-    found = error
-    schemas: list[dict[str, pl.DataType]] = []
-    for location in locations:
-        try:
-            schemas.append(dict(pl.read_parquet_schema(location.path)))
-        except (pl.exceptions.PolarsError, OSError) as damage:
-            found = damage
-            break
-        if schemas[-1] != schemas[0]:
-            return (
-                f"{location}: schema {schemas[-1]} differs from {schemas[0]} of {locations[0]}; "
-                "materialize both again, so that one version of the code wrote them."
-            )
-    return f"{location}: cannot be read ({found}); materialize the partition again."
+def _unreadable(location: ArtifactLocation, error: Exception) -> StorageError:
+    return StorageError(f"{location}: cannot be read ({error}); materialize the partition again.")

@@ -8,6 +8,7 @@ Knows paths and bytes, not what they mean. Errors of this floor:
 Start at `ArtifactLocation`; every file of the store is written inside `replacing(location)`.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -67,16 +68,31 @@ def replacing(location: ArtifactLocation) -> Iterator[Path]:
     the old file or the new one is there, whole; a killed writer may leave `.<name>.<hex>.tmp`.
     """
     path = location.path
-    make_folder(path.parent)
     # The same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with writable(location):
+        make_folder(path.parent)
+        try:
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, path)  # noqa: PTH105 - the call that fault injection patches
+            flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(location: ArtifactLocation) -> Iterator[None]:
+    """Turn a refusal to write into a sentence. Raises `StorageError`."""
     try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, path)  # noqa: PTH105 - the call that fault injection patches
-        flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise StorageError(
+            f"{location}: cannot be written ({error}); make the store's folder writable, or choose "
+            "another with TRADE_PIPELINE_STORE."
+        ) from error
 
 
 def make_folder(folder: Path) -> None:

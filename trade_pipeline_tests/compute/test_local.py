@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ from trade_pipeline.compute.local import LocalCompute
 
 MODULE = "trade_pipeline_tests.compute.tasks"
 LONG_S = 60.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Tried:
@@ -194,3 +197,32 @@ def test_a_task_that_leaves_without_a_result_is_an_error(tried: Tried) -> None:
 def test_a_result_that_is_no_object_is_an_error(tried: Tried, result: object) -> None:
     tried.run("return", result=result)
     assert "results" in tried.failure
+
+
+def test_a_task_ends_when_the_process_that_started_it_is_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    spec = {"act": "sleep", "pid_file": str(pid_file)}
+    task = Task(MODULE, spec, tmp_path / "staging").write_spec()
+    worker = [sys.executable, "-m", "trade_pipeline.compute.worker", str(task)]
+    starter = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({worker!r})"], cwd=ROOT
+    )
+    try:
+        _wait_for(pid_file)
+    finally:
+        starter.kill()
+        starter.wait()
+    child = int(pid_file.read_text(encoding="utf-8"))
+    limit = time.monotonic() + 20
+    while _runs(child):
+        assert time.monotonic() < limit, f"process {child} outlives its parent"
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and is no zombie that nobody has collected."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "State:\tZ" not in status

@@ -13,6 +13,7 @@ import yaml
 
 from trade_pipeline.defs.build import build_definitions
 from trade_pipeline.settings.base import SettingsError
+from trade_pipeline.storage import layout
 from trade_pipeline_tests.defs.staleness import version
 from trade_pipeline_tests.deployment import Deployment
 from trade_pipeline_tests.small_project import (
@@ -125,6 +126,41 @@ def test_in_a_range_the_good_series_commits_and_the_bad_is_named(empty: Deployme
     assert version(empty, "ohlcv", f"{BETA}|2021") != version(empty, "ohlcv", f"{BETA}|2022")
 
 
+def test_refusals_of_different_kinds_stand_beside_each_other(imported: Deployment) -> None:
+    spoil(imported.root / "data" / "alpha.csv", 100, close=0.01)
+    (imported.root / "data" / "beta.csv").unlink()
+    result = import_bars(imported.places, imported.instance)
+    text = failure_text(result)
+    assert all(word in text for word in ("alpha.csv", "beta.csv", "102")), text
+    records = [
+        record
+        for one in result.get_asset_check_evaluations()
+        if one.check_name == "valid_bars"
+        for record in one.metadata["first_bad_rows"].records
+    ]
+    assert {record.data["rule"] for record in records} >= {"source"}
+    again = materialize(imported.places, imported.instance, "ohlcv", first=f"{ALPHA}|2021")
+    assert again.success, "a good partition imports whatever else was refused before"
+
+
+@pytest.mark.parametrize("asset", ["ohlcv", "manifest"])
+def test_a_range_that_ends_before_it_starts_is_refused(imported: Deployment, asset: str) -> None:
+    first, last = (f"{BETA}|2021", f"{ALPHA}|2020") if asset == "ohlcv" else (BETA, ALPHA)
+    result = materialize(imported.places, imported.instance, asset, first=first, last=last)
+    assert not result.success
+    assert "range" in failure_text(result)
+
+
+def test_a_changed_byte_in_stored_bars_goes_no_further(imported: Deployment) -> None:
+    path = layout.ohlcv(imported.places.store, ALPHA, 2021).path
+    frame, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
+    metadata.pop("ARROW:schema")
+    frame.with_columns(volume=pl.col("volume") + 1).write_parquet(path, metadata=metadata)
+    result = materialize(imported.places, imported.instance, "manifest", first=ALPHA)
+    assert not result.success
+    assert "2021.parquet: its content is not what was written" in failure_text(result)
+
+
 def test_a_verdict_stands_until_its_partition_is_imported_well(imported: Deployment) -> None:
     path = imported.root / "data" / "alpha.csv"
     good = path.read_bytes()
@@ -176,9 +212,12 @@ def test_real_data_with_close_below_low_is_refused(empty: Deployment, shared_dat
     write_yaml(empty.places.configs / "series.yaml", {"series": [entry]})
     for file in (empty.places.configs / "experiments").glob("*.yaml"):
         file.unlink()
-    result = materialize(empty.places, empty.instance, "ohlcv", first="dow.AAPL.1d|2020")
+    result = materialize(
+        empty.places, empty.instance, "ohlcv", first="dow.AAPL.1d|2020", last="dow.AAPL.1d|2021"
+    )
     assert not result.success
     text = failure_text(result)
+    assert all(f"dow.AAPL.1d|{year}: " in text for year in (2020, 2021)), text
     assert archive.name in text
     assert "close" in text
     assert stored_bytes(empty) == {}
@@ -233,6 +272,24 @@ CONFIG_ERRORS = {
         "kind: local\ntimeuot_s: 5",
         ["local.yaml", "timeuot_s", "timeout_s"],
     ),
+    "unknown calendar": (
+        "series.yaml",
+        "calendar: 24/7",
+        "calendar: XNYZ",
+        ["series.yaml", "calendar", ALPHA, "XNYZ"],
+    ),
+    "impossible date": (
+        "experiments/alone.yaml",
+        "'2022-09-01'",
+        "2022-02-31",
+        ["alone.yaml", "impossible date"],
+    ),
+    "span that ends before it starts": (
+        "experiments/alone.yaml",
+        "'2022-09-01'",
+        "'2019-09-01'",
+        ["alone.yaml", "from 2020-01-01 must come before to 2019-09-01"],
+    ),
     "impossible value": (
         "experiments/alone.yaml",
         "batch_size: 128",
@@ -249,6 +306,13 @@ def test_a_wrong_configuration_is_named_before_anything_runs(empty: Deployment, 
     with pytest.raises(SettingsError) as caught:
         build_definitions(empty.places)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_file_that_would_be_overlooked_is_an_error(empty: Deployment) -> None:
+    folder = empty.places.configs / "experiments"
+    (folder / "alone.yaml").rename(folder / "alone.yml")
+    with pytest.raises(SettingsError, match=r"alone\.yml.*rename"):
+        build_definitions(empty.places)
 
 
 def test_a_key_written_twice_is_an_error(empty: Deployment) -> None:

@@ -53,6 +53,11 @@ def test_the_same_key_in_two_mappings_is_fine(tmp_path: Path) -> None:
     assert [one.period for one in read_settings(path, Outer).several] == [2, 3]
 
 
+def test_an_impossible_date_is_named_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"some\.yaml: holds an impossible date"):
+        read_yaml(written(tmp_path, "from: 2000-02-31\n"))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -61,8 +66,8 @@ def test_the_same_key_in_two_mappings_is_fine(tmp_path: Path) -> None:
         ({"name": "a", "inner": {"period": "x"}}, ["'inner.period'", "'x'"]),
         ({"name": "a", "inner": {"period": 1}, "several": [{}]}, ["'several.0.period' is missing"]),
         ({"name": "a", "inner": {"period": 1, "scale": float("nan")}}, ["'inner.scale'"]),
-        (["a"], ["(whole file)"]),
-        (None, ["(whole file)"]),
+        (["a"], ["the whole file"]),
+        (None, ["the whole file is None"]),
     ],
 )
 def test_every_wrong_key_is_named_with_its_file(content: object, words: list[str]) -> None:

@@ -106,7 +106,9 @@ def test_the_web_ui_lists_the_graph_and_materializes_a_partition(
     tab.keyboard.press("Escape")
     year.fill("2020")
     year.press("Enter")
-    tab.get_by_role("button", name="Launch 1 run").click()
+    # Leaving the page before the answer would take the launch back.
+    with tab.expect_response(lambda answer: "Launch" in (answer.request.post_data or "")):
+        tab.get_by_role("button", name="Launch 1 run").click()
 
     tab.goto(f"{server}/assets/ohlcv?view=partitions&partition={ALPHA}%7C2020")
     expect(tab.get_by_text("Materialized (1)")).to_be_visible(timeout=180_000)

@@ -3,6 +3,7 @@
 Start at `location_of`, the one place that maps an asset's key and partition to the store.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,11 @@ class _StoreIOManager(dg.ConfigurableIOManager):
 
     store: str
 
-    def _write(self, location: ArtifactLocation, value: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _write(self, location: ArtifactLocation, value: Any) -> None: ...
 
-    def _read(self, locations: list[ArtifactLocation]) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self, locations: list[ArtifactLocation]) -> Any: ...
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write one value, or a mapping from partition key to value when a run has several."""

@@ -6,12 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytest_plugins = ["trade_pipeline_tests.deployment"]
+
+# No deadline: a busy machine is no bug. In CI the same examples every time, elsewhere new ones.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, derandomize="CI" in os.environ, print_blob=True
+)
+hypothesis.settings.load_profile("suite")
 
 SHARED_DATA = Path(
     os.environ.get(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
@@ -44,12 +44,19 @@ from trade_pipeline.storage.frames import content_hash, frame_lock, write_frame
 CHECK = "valid_bars"
 
 
+class Refusal(NamedTuple):
+    """Why a partition was not written: a sentence, and the first bad rows as a table."""
+
+    sentence: str
+    rows: list[dict[str, object]]
+
+
 @dataclass
 class Outcome:
-    """What became of the partitions of one run."""
+    """What became of the partitions of one run, by partition key."""
 
-    committed: dict[str, dict[str, Any]] = field(default_factory=dict)  # key -> metadata
-    refused: dict[str, list[dict[str, object]]] = field(default_factory=dict)  # key -> rows
+    committed: dict[str, dict[str, Any]] = field(default_factory=dict)  # their metadata
+    refused: dict[str, Refusal] = field(default_factory=dict)
 
 
 def build_ohlcv(project: Project, partitions: Partitions) -> Checked:
@@ -127,7 +134,8 @@ def import_bars(
             read = source_for(series).read(series, project.base)
         except SourceError as error:
             for one in partitions:
-                outcome.refused[one.key] = [{"rule": "source", "value": str(error)}]
+                rows: list[dict[str, object]] = [{"rule": "source", "value": str(error)}]
+                outcome.refused[one.key] = Refusal(str(error), rows)
         else:
             years = split_years(read, [one.year for one in partitions])
             for one in partitions:
@@ -150,9 +158,9 @@ def _import_year(
 ) -> None:
     bad = market_bars.violations(read.bars, series, one.year)
     if not bad.is_empty():
-        outcome.refused[one.key] = [
-            {"file": read.origin, **row} for row in bad.head(MOST_ROWS_SHOWN).to_dicts()
-        ]
+        rows = [{"file": read.origin, **row} for row in bad.head(MOST_ROWS_SHOWN).to_dicts()]
+        sentence = market_bars.explain(bad, one.series, read.origin)
+        outcome.refused[one.key] = Refusal(sentence, rows)
         return
     location = layout.ohlcv(store, one.series, one.year)
     incoming = read.bars.select(list(market_bars.BAR_SCHEMA))
@@ -177,7 +185,7 @@ def _keep_verdict(store: Path, one: SeriesYear, outcome: Outcome) -> None:
     """A refused partition's rows stay on record until the partition is imported well."""
     location = layout.verdict(store, CHECK, one.series, one.year)
     if one.key in outcome.refused:
-        rows = outcome.refused[one.key]
+        rows = outcome.refused[one.key].rows
         texts = [{name: str(value) for name, value in row.items()} for row in rows]
         write_json(location, {"partition": one.key, "rows": texts})
     else:
@@ -209,14 +217,6 @@ def _refusal_message(outcome: Outcome) -> str:
         f"{len(outcome.refused)} of {total} partitions were refused; what was stored of them is "
         "unchanged, the others are committed."
     ]
-    for key, rows in list(outcome.refused.items())[:MOST_ROWS_SHOWN]:
-        first = rows[0]
-        if first["rule"] == "source":
-            lines.append(f"{key}: {first['value']}")
-        else:
-            lines.append(
-                f"{key}: {first['file']}, row {first['row']} ({first['ts']}): column "
-                f"{first['column']} is {first['value']}, rule {first['rule']}; correct the file "
-                "and materialize again."
-            )
-    return "\n".join(lines)
+    for key, refusal in list(outcome.refused.items())[:MOST_ROWS_SHOWN]:
+        lines.append(f"{key}: {refusal.sentence}")
+    return "\n".join([*lines, "Correct the source and materialize these partitions again."])

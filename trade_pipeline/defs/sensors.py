@@ -26,7 +26,6 @@ from trade_pipeline.storage.frames import content_hash, read_frame
 
 INTERVAL_S = 300
 REQUEST_TAG = "trade_pipeline/retrain"
-STEPS = ("dataset", "trials", "report")
 
 Step = Literal["idle", "dataset", "trials", "report", "failed"]
 Outcome = Literal["absent", "running", "succeeded", "failed"]

@@ -178,7 +178,8 @@ def explain(found: pl.DataFrame, key: str, origin: str, most: int = 5) -> str:
         )
     if found.height > most:
         lines.append(f"and {found.height - most} more")
-    return f"series {key}: {found.height} violations; " + "; ".join(lines) + "."
+    count = f"{found.height}{' or more' if found.height == MOST_LOCATED else ''}"
+    return f"series {key}: {count} violations; " + "; ".join(lines) + "."
 
 
 def _check(holds: pl.Expr) -> Callable[[pa.PolarsData], pl.LazyFrame]:

@@ -163,7 +163,7 @@ def bars_of_trades(trades: pl.DataFrame, timeframe_ms: int) -> RebuiltBars:
             "adj_factor": [None] * len(spans),
             "source": ["trades"] * len(spans),
         }
-    ).cast(BAR_SCHEMA)  # type: ignore[arg-type]
+    ).select(pl.col(name).cast(dtype) for name, dtype in BAR_SCHEMA.items())
     confirmed = (int(interval[0]) + 1) * timeframe_ms, int(interval[-1]) * timeframe_ms
     return RebuiltBars(bars, confirmed)
 

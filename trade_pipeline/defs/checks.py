@@ -19,10 +19,9 @@ from dagster._core.definitions.data_version import (
 )
 
 from trade_pipeline.defs.resources import Store
+from trade_pipeline.market.importing import CONTENT_HASH as CONTENT_HASH
+from trade_pipeline.market.importing import MOST_ROWS_SHOWN as MOST_ROWS_SHOWN
 from trade_pipeline.storage.documents import json_hash
-
-CONTENT_HASH = "content_hash"  # metadata key of what the asset says that it stored
-MOST_ROWS_SHOWN = 20
 
 
 class Checked(NamedTuple):

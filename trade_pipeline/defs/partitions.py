@@ -6,19 +6,11 @@ is left to Dagster. Start at `Partitions.of(project)`.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import dagster as dg
 
+from trade_pipeline.market.importing import SeriesYear
 from trade_pipeline.settings.project import Project
-
-
-class SeriesYear(NamedTuple):
-    """One partition of `ohlcv`; its key in Dagster is `<series>|<year>`."""
-
-    key: str
-    series: str
-    year: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ def series_years(keys: Iterable[str]) -> list[SeriesYear]:
         if not isinstance(key, dg.MultiPartitionKey):
             raise TypeError(f"partition {key!r} is not a series and a year")
         dimensions = key.keys_by_dimension
-        found.append(SeriesYear(key, dimensions["series"], int(dimensions["year"])))
+        found.append(SeriesYear(dimensions["series"], int(dimensions["year"])))
     return found
 
 

@@ -114,6 +114,38 @@ def merge(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def differences(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
+    """Bars on which two sources do not agree, one line per `ts` and column; merging keeps one.
+
+    Prices must be equal, volumes within a relative 1e-9 (sums of trades in another order).
+
+    Args:
+        stored: canonical columns, each `ts` once.
+        incoming: canonical columns, each `ts` once.
+
+    Returns:
+        ts, column, stored_source, stored, incoming_source, incoming; sorted by ts.
+    """
+    both = stored.join(incoming.select(*BAR_SCHEMA), on="ts", suffix="_incoming").filter(
+        pl.col("source") != pl.col("source_incoming")
+    )
+    found = []
+    for name in (*PRICES, "volume"):
+        one, other = pl.col(name), pl.col(f"{name}_incoming")
+        allowed = 1e-9 * pl.max_horizontal(one.abs(), other.abs()) if name == "volume" else 0.0
+        found.append(
+            both.filter((one - other).abs() > allowed).select(
+                "ts",
+                column=pl.lit(name),
+                stored_source="source",
+                stored=one,
+                incoming_source="source_incoming",
+                incoming=other,
+            )
+        )
+    return pl.concat(found).sort("ts", maintain_order=True)
+
+
 @dataclass(frozen=True)
 class _Rule:
     """One invariant of a bar: true, or null where it does not apply, for each good row."""

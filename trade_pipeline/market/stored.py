@@ -1,13 +1,16 @@
 """Bars and manifests of the store, read the one way that assets and notebooks share."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
+from trade_pipeline.market.actions import Action
 from trade_pipeline.market.bars import adjusted
-from trade_pipeline.market.coverage import Manifest, grid, parse_manifest
+from trade_pipeline.market.coverage import Manifest, grid, joined, parse_manifest
 from trade_pipeline.settings.code_version import canonical_json
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.storage import layout
@@ -20,9 +23,19 @@ from trade_pipeline.storage.frames import (
 )
 from trade_pipeline.storage.location import ArtifactLocation
 
-CONFIRMED = "confirmed"  # key of a partition's metadata: intervals known to be complete
+# Keys of a partition's metadata.
+CONFIRMED = "confirmed"  # intervals known to be complete
+ACTIONS = "actions"  # splits and dividends of the year
 
 Interval = tuple[int, int]
+
+
+class Partition(NamedTuple):
+    """One stored year: its bars, the intervals known to be complete, and its actions."""
+
+    bars: pl.DataFrame
+    confirmed: tuple[Interval, ...]
+    actions: tuple[Action, ...]
 
 
 @dataclass(frozen=True)
@@ -33,22 +46,37 @@ class StoredBars:
         bars: frame of `bars.BAR_SCHEMA`, sorted by ts.
         confirmed: [start, end) intervals in ms in which a missing bar is known to be quiet.
         hashes: content hash by year of every partition that holds anything.
+        actions: splits and dividends, rising by time.
     """
 
     bars: pl.DataFrame
     confirmed: list[Interval]
     hashes: dict[str, str]
+    actions: tuple[Action, ...] = ()
 
 
-def confirmed_metadata(confirmed: list[Interval]) -> dict[str, str]:
-    """Key-value metadata of a partition's file."""
-    return {CONFIRMED: canonical_json([list(one) for one in sorted(set(confirmed))])}
+def partition_metadata(confirmed: Iterable[Interval], actions: Iterable[Action]) -> dict[str, str]:
+    """Key-value metadata of a partition's file; the same however the intervals were cut."""
+    metadata = {CONFIRMED: canonical_json([list(one) for one in joined(confirmed)])}
+    if found := sorted(set(actions)):
+        metadata[ACTIONS] = canonical_json([list(one) for one in found])
+    return metadata
 
 
-def read_partition(location: ArtifactLocation) -> tuple[pl.DataFrame, list[Interval]]:
-    """Bars and confirmed intervals of one stored year."""
-    confirmed = json.loads(read_metadata(location).get(CONFIRMED, "[]"))
-    return read_frame(location), [(int(start), int(end)) for start, end in confirmed]
+def read_partition(location: ArtifactLocation) -> Partition:
+    """One stored year. Raises `StorageError` when it is missing or damaged."""
+    metadata = read_metadata(location)
+    confirmed = tuple((int(a), int(b)) for a, b in json.loads(metadata.get(CONFIRMED, "[]")))
+    actions = tuple(Action(*one) for one in json.loads(metadata.get(ACTIONS, "[]")))
+    return Partition(read_frame(location), confirmed, actions)
+
+
+def read_confirmed(location: ArtifactLocation) -> tuple[Interval, ...]:
+    """The intervals alone, without reading a bar; none when nothing is stored."""
+    if not location.path.exists():
+        return ()
+    stored = json.loads(read_metadata(location).get(CONFIRMED, "[]"))
+    return tuple((int(a), int(b)) for a, b in stored)
 
 
 def read_bars(store: Path, series: str) -> StoredBars:
@@ -61,19 +89,21 @@ def read_bars(store: Path, series: str) -> StoredBars:
     frames: list[pl.DataFrame] = []
     confirmed: list[Interval] = []
     hashes: dict[str, str] = {}
+    actions: list[Action] = []
     for path in sorted(folder.glob("*.parquet")):
         location = layout.ohlcv(store, series, int(path.stem))
-        bars, intervals = read_partition(location)
+        bars, intervals, found = read_partition(location)
         if bars.is_empty() and not intervals:
             continue
         frames.append(bars)
         confirmed.extend(intervals)
+        actions.extend(found)
         hashes[path.stem] = read_hash(location)
     if not frames:
         raise StorageError(
             f"{series}: no bars are stored under {folder}; materialize ohlcv of this series first."
         )
-    return StoredBars(pl.concat(frames), confirmed, hashes)
+    return StoredBars(pl.concat(frames), confirmed, hashes, tuple(sorted(actions)))
 
 
 def read_manifest(store: Path, series: str) -> Manifest:

@@ -5,11 +5,12 @@ A series is one instrument at one timeframe from one source. Its key is looked u
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from trade_pipeline.settings.base import Settings, SettingsError, closest, read_settings
+from trade_pipeline.settings.sources import DerivedSource, SourceSettings
 
 KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+$"
 Timeframe = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
@@ -21,77 +22,6 @@ TIMEFRAME_MS: dict[str, int] = {
     "4h": 14_400_000,
     "1d": 86_400_000,
 }
-
-
-class BokehSampleSource(Settings):
-    """Daily stocks shipped inside the PyPI package `bokeh_sampledata`, 2000 to 2013."""
-
-    kind: Literal["bokeh_sample"]
-    ticker: Literal["AAPL", "FB", "GOOG", "IBM", "MSFT"]
-
-
-class Columns(Settings):
-    """Which column of the file holds what: a header name, or a 0-based position."""
-
-    ts: str | int
-    open: str | int
-    high: str | int
-    low: str | int
-    close: str | int
-    volume: str | int
-    trades: str | int | None = None
-    adj_close: str | int | None = Field(
-        default=None, description="Adjusted close; turned into adj_factor, so stocks only."
-    )
-
-
-class FileSource(Settings):
-    """CSV or Parquet files on disk, plain, gzipped or zipped."""
-
-    kind: Literal["file"]
-    path: str = Field(
-        description="File, or glob such as data/*.zip; relative to the configs folder's parent."
-    )
-    format: Literal["csv", "parquet"] = "csv"
-    header: bool = Field(default=True, description="Whether the first CSV line names columns.")
-    delimiter: str = Field(default=",", min_length=1, max_length=1)
-    columns: Columns
-    row_filter: dict[str, str] = Field(
-        default_factory=dict,
-        description="Keep only rows whose column equals the value, e.g. {tic: AAPL}.",
-    )
-    time_unit: Literal["s", "ms", "us", "ns", "text", "ms_of_day"] = Field(
-        default="text",
-        description="Unit of the time column since 1970; `text` is parsed with time_format; "
-        "`ms_of_day` counts from midnight of the date in the file's name.",
-    )
-    time_format: str | None = Field(
-        default=None, description="strptime format of a text time; ISO 8601 when absent."
-    )
-    date_in_name: str | None = Field(
-        default=None,
-        description=r"Regular expression with one group of YYYYMMDD, for ms_of_day: (\d{8}).",
-    )
-    timezone: str = Field(default="UTC", description="Timezone of the file's local times.")
-    price_scale: float = Field(
-        default=1.0, gt=0, description="Prices in the file are divided by this (LEAN: 10000)."
-    )
-    missing_bars: Literal["unknown", "quiet"] = Field(
-        default="unknown",
-        description="What a bar absent between the file's first and last one means: unknown, or "
-        "quiet when the provider writes every bar in which something traded.",
-    )
-
-    @model_validator(mode="after")
-    def _time_of_day_needs_a_date(self) -> "FileSource":
-        if (self.time_unit == "ms_of_day") != (self.date_in_name is not None):
-            raise ValueError("time_unit: ms_of_day and date_in_name go together")
-        if self.time_format is not None and self.time_unit != "text":
-            raise ValueError("time_format is read only with time_unit: text")
-        return self
-
-
-SourceSettings = Annotated[BokehSampleSource | FileSource, Field(discriminator="kind")]
 
 
 class CoverageThresholds(Settings):
@@ -119,6 +49,11 @@ class SeriesSettings(Settings):
     first_year: int = Field(ge=1970, le=2200, description="First year the source has bars of.")
     volume_unit: Literal["base", "quote", "shares"]
     coverage: CoverageThresholds = CoverageThresholds()
+    stale_after_hours: PositiveFloat | None = Field(
+        default=None,
+        description="Warn when bars that should be here have been missing for longer than this; "
+        "absent: the series is history and never grows stale.",
+    )
 
     @property
     def timeframe_ms(self) -> int:
@@ -146,6 +81,15 @@ class SeriesFile(Settings):
             raise ValueError(f"series keys are not unique: {', '.join(dict.fromkeys(repeated))}")
         return series
 
+    @model_validator(mode="after")
+    def _derived_series_fit_their_origin(self) -> "SeriesFile":
+        known = {one.key: one for one in self.series}
+        for one in self.series:
+            if isinstance(one.source, DerivedSource):
+                find_series(known, one.source.derived_from, f"series {one.key}: derived_from")
+                _require_fit(one, known[one.source.derived_from])
+        return self
+
 
 def read_series(path: Path) -> dict[str, SeriesSettings]:
     """All series by key, in the file's order. Raises `SettingsError`."""
@@ -157,6 +101,23 @@ def find_series(series: dict[str, SeriesSettings], key: str, origin: str) -> Ser
     if key not in series:
         raise SettingsError(f"{origin}: unknown series {key!r}.{closest(key, list(series))}")
     return series[key]
+
+
+def _require_fit(derived: SeriesSettings, origin: SeriesSettings) -> None:
+    about = f"series {derived.key} is derived from {origin.key}"
+    if isinstance(origin.source, DerivedSource):
+        raise ValueError(f"{about}, which is derived itself; name the series it is made from")
+    if derived.timeframe_ms <= origin.timeframe_ms or derived.timeframe_ms % origin.timeframe_ms:
+        raise ValueError(
+            f"{about}: its timeframe {derived.timeframe} must be longer than {origin.timeframe} "
+            "and a multiple of it"
+        )
+    for name in ("calendar", "first_year", "volume_unit"):
+        if getattr(derived, name) != getattr(origin, name):
+            raise ValueError(
+                f"{about}: {name} is {getattr(derived, name)!r} and must be the origin's "
+                f"{getattr(origin, name)!r}"
+            )
 
 
 def start_of_year(year: int) -> datetime:

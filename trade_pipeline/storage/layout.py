@@ -34,5 +34,5 @@ def experiment_bundle(
 
 
 def verdict(store: Path, check: str, series: str, year: int) -> ArtifactLocation:
-    """Why a partition of `ohlcv` was last refused: a JSON document, absent while it is good."""
+    """What a check found in a partition of `ohlcv`: a JSON document, absent while it is good."""
     return ArtifactLocation(store, f"verdicts/{check}/{series}/{year}.json")

@@ -87,6 +87,11 @@ def writable(location: ArtifactLocation) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"{location}: cannot be written, the disk is full ({error}); make room there, or "
+                "choose another disk with TRADE_PIPELINE_STORE. What was stored is unchanged."
+            ) from error
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         raise StorageError(

@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 
 from trade_pipeline.defs.build import build_definitions
-from trade_pipeline.defs.partitions import Partitions, SeriesYear, series_years
+from trade_pipeline.defs.partitions import Partitions, series_years
+from trade_pipeline.market.importing import SeriesYear
 from trade_pipeline.settings.experiment import MOST_TRIALS
 from trade_pipeline.settings.project import Places, read_project
 
@@ -106,7 +107,8 @@ def test_what_is_stored_is_checked_before_anything_downstream(shipped: dg.Defini
     graph = shipped.resolve_asset_graph()
     names = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     data = {"ohlcv", "manifest", *(f"features/{name}" for name in PROJECT.feature_sets)}
-    assert names == {(asset, "stored") for asset in data} | {("ohlcv", "valid_bars")}
+    of_bars = {"valid_bars", "gaps", "outliers", "source_differences"}
+    assert names == {(asset, "stored") for asset in data} | {("ohlcv", name) for name in of_bars}
     stored = [key for key in graph.asset_check_keys if key.name == "stored"]
     assert all(graph.get_check_spec(key).blocking for key in stored)
 
@@ -138,6 +140,6 @@ def test_loading_the_code_location_imports_nothing_heavy(tmp_path: Path) -> None
 
 def test_keys_of_series_and_year_are_looked_up_not_parsed() -> None:
     key = dg.MultiPartitionKey({"series": "kraken.BTC-USD.1m", "year": "2025"})
-    assert series_years([key]) == [SeriesYear(key, "kraken.BTC-USD.1m", 2025)]
+    assert series_years([key]) == [SeriesYear("kraken.BTC-USD.1m", 2025)]
     with pytest.raises(TypeError, match=r"kraken\.BTC-USD\.1m\|2025"):
         series_years(["kraken.BTC-USD.1m|2025"])

@@ -85,7 +85,7 @@ def test_one_indicator_changed_marks_its_features(trained: Deployment) -> None:
 
 
 def test_a_year_before_a_series_begins_is_an_empty_frame(imported: Deployment) -> None:
-    bars, _ = read_partition(layout.ohlcv(imported.places.store, BETA, 2020))
+    bars = read_partition(layout.ohlcv(imported.places.store, BETA, 2020)).bars
     assert bars.height == 0
     assert read_partition(layout.ohlcv(imported.places.store, BETA, 2021))[0].height > 300
 

@@ -12,7 +12,7 @@ import pytest
 
 from trade_pipeline.storage.documents import read_json, write_json
 from trade_pipeline.storage.frames import read_frame, write_frame
-from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.storage.location import ArtifactLocation, StorageError
 
 OLD, NEW = pl.DataFrame({"x": [1]}), pl.DataFrame({"x": [2]})
 
@@ -71,7 +71,7 @@ def test_a_failing_frame_write_keeps_the_old_bytes_and_leaves_nothing(
     write_frame(location, OLD)
     old = location.path.read_bytes()
     FAULTS[fault](monkeypatch)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"disk is full .*No space left"):
         write_frame(location, NEW)
     assert location.path.read_bytes() == old
     assert names(location) == ["x"]
@@ -83,7 +83,7 @@ def test_a_failing_document_write_keeps_the_old_bytes_and_leaves_nothing(
 ) -> None:
     write_json(location, "old")
     FAULTS[fault](monkeypatch)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"disk is full .*No space left"):
         write_json(location, "new")
     assert read_json(location) == "old"
     assert names(location) == ["x"]
@@ -93,7 +93,7 @@ def test_a_first_write_that_fails_leaves_no_file(
     location: ArtifactLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"disk is full .*No space left"):
         write_frame(location, NEW)
     assert names(location) == []
 

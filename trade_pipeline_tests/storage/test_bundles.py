@@ -26,7 +26,7 @@ from trade_pipeline.storage.bundles import (
 )
 from trade_pipeline.storage.documents import write_json
 from trade_pipeline.storage.frames import frame_lock
-from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.storage.location import ArtifactLocation, StorageError
 
 WEIGHTS, LOG = "policy.safetensors", "tb/job.log"
 
@@ -342,7 +342,7 @@ def test_a_failing_swap_leaves_the_old_version_current(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StorageError, match=r"disk is full .*No space left"):
             commit(reference, key)
     assert current(key) == old
     assert commit(reference, key) == current(key)

@@ -6,15 +6,11 @@ Raw prices with an adjusted close. Knows no other source. Start at `BokehSample.
 from importlib.resources import files
 from pathlib import Path
 
-from trade_pipeline.market.sources.base import SourceBars, SourceError
+from trade_pipeline.market.sources.base import SourceBars, SourceError, WholeHistory
 from trade_pipeline.market.sources.table import SPLIT_PART_UNKNOWN, read_table, whole_history
 from trade_pipeline.market.sources.unpack import members
-from trade_pipeline.settings.series import (
-    BokehSampleSource,
-    Columns,
-    FileSource,
-    SeriesSettings,
-)
+from trade_pipeline.settings.series import SeriesSettings
+from trade_pipeline.settings.sources import BokehSampleSource, Columns, FileSource
 
 NAME = "bokeh_sampledata/stocks.csv.gz"
 COLUMNS = Columns(
@@ -28,7 +24,7 @@ COLUMNS = Columns(
 )
 
 
-class BokehSample:
+class BokehSample(WholeHistory):
     """Reads one ticker; says nothing about days that are absent."""
 
     implementation = 1

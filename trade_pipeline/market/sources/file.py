@@ -10,13 +10,14 @@ from pathlib import Path
 import polars as pl
 
 from trade_pipeline.market.coverage import joined
-from trade_pipeline.market.sources.base import SourceBars, SourceError
+from trade_pipeline.market.sources.base import SourceBars, SourceError, WholeHistory
 from trade_pipeline.market.sources.table import SPLIT_PART_UNKNOWN, read_table, whole_history
 from trade_pipeline.market.sources.unpack import members
-from trade_pipeline.settings.series import FileSource, SeriesSettings
+from trade_pipeline.settings.series import SeriesSettings
+from trade_pipeline.settings.sources import FileSource
 
 
-class Files:
+class Files(WholeHistory):
     """Reads all files that a path or glob matches, in the order of their names."""
 
     implementation = 1

@@ -15,7 +15,8 @@ import polars as pl
 from trade_pipeline.market.bars import BAR_SCHEMA, PRICES, TS
 from trade_pipeline.market.sources.base import SourceError
 from trade_pipeline.settings.base import closest
-from trade_pipeline.settings.series import FileSource, SeriesSettings
+from trade_pipeline.settings.series import SeriesSettings
+from trade_pipeline.settings.sources import FileSource
 
 SPLIT_PART_UNKNOWN = (
     "adj_factor comes from an adjusted close, so its split part is unknown: volume is not "

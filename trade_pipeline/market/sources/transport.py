@@ -1,4 +1,4 @@
-"""How a venue is asked: paced per venue and pair, repeated while that helps, with its progress told.
+"""How a venue is asked: paced per venue and pair, repeated while that helps, its progress told.
 
 The one retry layer of the project; clients below it must not retry on their own. Knows no venue.
 Start at `Line.ask`; `CrawlProgress` tells people how far a long crawl is.

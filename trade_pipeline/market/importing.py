@@ -8,8 +8,9 @@ Knows no Dagster. Start at `import_bars`.
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -31,7 +32,12 @@ from trade_pipeline.market.sources.base import (
     year_interval,
 )
 from trade_pipeline.market.sources.registry import source_for
-from trade_pipeline.market.stored import partition_metadata, read_confirmed, read_partition
+from trade_pipeline.market.stored import (
+    Partition,
+    partition_metadata,
+    read_confirmed,
+    read_partition,
+)
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.frames import frame_lock, read_hash, write_frame
@@ -90,6 +96,7 @@ def import_bars(
         route: the source's route to use alone; None: the source chooses.
     """
     outcome = Outcome()
+    around = replace(around, all_series=series)
     by_series: dict[str, list[int]] = {}
     for one in partitions:
         by_series.setdefault(one.series, []).append(one.year)
@@ -101,6 +108,49 @@ def import_bars(
             f"{key}: {len(years)} years done; {done} of {len(by_series)} series, {left:.0f} s left"
         )
     return outcome
+
+
+def store_batch(store: Path, series: str, year: int, batch: SourceBars) -> int:
+    """Merge one batch of valid bars of one year into its partition; durable on return.
+
+    Holds the partition's lock, so that writers of other processes lose nothing. Bars and the
+    intervals they confirm go into one file: no crash can part them.
+
+    Returns:
+        How many bars more are stored than before.
+    """
+    location = layout.ohlcv(store, series, year)
+    with frame_lock(location):
+        known, before = Partition(market_bars.empty_bars(), (), ()), None
+        if location.path.exists():
+            known = read_partition(location)
+            before = partition_metadata(known.confirmed, known.actions)
+        if batch.replaces:
+            merged = batch.stored
+            metadata = partition_metadata(batch.confirmed, batch.actions)
+        else:
+            merged = market_bars.merge(known.bars, batch.stored)
+            metadata = partition_metadata(
+                (*known.confirmed, *batch.confirmed), (*known.actions, *batch.actions)
+            )
+            _keep_differences(store, series, year, known.bars, batch.stored)
+        if metadata != before or not merged.equals(known.bars):
+            write_frame(location, merged, metadata)
+    return merged.height - known.bars.height
+
+
+def _keep_differences(
+    store: Path, series: str, year: int, known: pl.DataFrame, incoming: pl.DataFrame
+) -> None:
+    """Before the bars are replaced, so that a kill in between loses no difference."""
+    standing = verdicts.read(store, verdicts.DIFFERENCES, series, year)
+    found = market_bars.differences(known, incoming).to_dicts()
+    if not standing and not found:
+        return
+    compared = {str(ts) for ts in incoming["ts"]}
+    kept = [row for row in standing if row["ts"] not in compared]
+    rows = sorted([*kept, *found], key=lambda row: (str(row["ts"]), str(row["column"])))
+    verdicts.keep(store, verdicts.DIFFERENCES, series, year, rows)
 
 
 class _SeriesImport:
@@ -165,45 +215,11 @@ class _SeriesImport:
                 continue
             bad = market_bars.violations(part.bars, self.series, year)
             if bad.is_empty():
-                self._merge(year, part)
+                self.new_bars[year] += store_batch(self.around.store, self.series.key, year, part)
+                self.origins[year][part.origin] = None
                 continue
             rows = [{"file": part.origin, **row} for row in bad.head(MOST_ROWS_SHOWN).to_dicts()]
             self._refuse(year, market_bars.explain(bad, self.series.key, part.origin), rows)
-
-    def _merge(self, year: int, part: SourceBars) -> None:
-        location = self._location(year)
-        with frame_lock(location):
-            known, confirmed, actions = market_bars.empty_bars(), part.confirmed, part.actions
-            metadata_known: dict[str, str] | None = None
-            if location.path.exists():
-                stored = read_partition(location)
-                metadata_known = partition_metadata(stored.confirmed, stored.actions)
-                known = stored.bars
-                if not part.replaces:
-                    confirmed = (*stored.confirmed, *confirmed)
-                    actions = (*stored.actions, *actions)
-            if part.replaces:
-                merged = part.stored
-            else:
-                merged = market_bars.merge(known, part.stored)
-                self._keep_differences(year, known, part)
-            metadata = partition_metadata(confirmed, actions)
-            if metadata != metadata_known or not merged.equals(known):
-                write_frame(location, merged, metadata)
-        self.new_bars[year] += merged.height - known.height
-        self.origins[year][part.origin] = None
-
-    def _keep_differences(self, year: int, known: pl.DataFrame, part: SourceBars) -> None:
-        """Before the bars are replaced, so that a kill in between loses no difference."""
-        key, store = self.series.key, self.around.store
-        standing = verdicts.read(store, verdicts.DIFFERENCES, key, year)
-        found = market_bars.differences(known, part.stored).to_dicts()
-        if not standing and not found:
-            return
-        compared = {str(ts) for ts in part.bars["ts"]}
-        kept = [row for row in standing if row["ts"] not in compared]
-        rows = sorted([*kept, *found], key=lambda row: (str(row["ts"]), str(row["column"])))
-        verdicts.keep(store, verdicts.DIFFERENCES, key, year, rows)
 
     def _refuse(self, year: int, sentence: str, rows: list[dict[str, object]]) -> None:
         self.outcome.refused[SeriesYear(self.series.key, year)] = Refusal(sentence, rows)

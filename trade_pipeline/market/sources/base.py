@@ -8,7 +8,8 @@ a module beside this and name it in `registry`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -109,6 +110,7 @@ class Surroundings:
         sleep: waits some seconds.
         log: takes a line of progress.
         batch_answers: most answers of a venue before a batch is handed over to be stored.
+        all_series: every series by key, for those that are derived from another.
     """
 
     base: Path
@@ -118,6 +120,7 @@ class Surroundings:
     sleep: Callable[[float], None]
     log: Callable[[str], None]
     batch_answers: int = 50
+    all_series: Mapping[str, SeriesSettings] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -229,6 +232,14 @@ def year_interval(year: int) -> Interval:
     """[1 January, 1 January of the next year) in ms."""
     first, stop = (int(start_of_year(one).timestamp()) * 1000 for one in (year, year + 1))
     return first, stop
+
+
+def years_of(start_ms: int, end_ms: int) -> range:
+    """The years that [start_ms, end_ms) touches; the first one at least."""
+    first, last = (
+        datetime.fromtimestamp(ms / 1000, UTC).year for ms in (start_ms, max(start_ms, end_ms - 1))
+    )
+    return range(first, last + 1)
 
 
 def within(intervals: Iterable[Interval], start_ms: int, end_ms: int) -> tuple[Interval, ...]:

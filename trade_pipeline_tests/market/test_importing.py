@@ -1,0 +1,202 @@
+"""What an import promises of partitions: nothing lost, nothing twice, whatever the order."""
+
+import itertools
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trade_pipeline.market import verdicts
+from trade_pipeline.market.bars import BAR_SCHEMA, SOURCES
+from trade_pipeline.market.importing import Outcome, SeriesYear, import_bars, store_batch
+from trade_pipeline.market.sources.base import SourceBars, Surroundings, without
+from trade_pipeline.market.stored import read_bars, read_confirmed, read_partition
+from trade_pipeline.settings.series import SeriesSettings
+from trade_pipeline.storage import layout
+
+from .series import MINUTE, START, bars_at, crypto, minutes, ms
+
+KEY = "venue.BTC-USD.1m"
+SPAN = 40
+LATER = ms(2030, 1, 1)
+# What each source would answer about each minute; no two agree, and some minutes had no trade.
+TRUTH = {
+    source: bars_at([m for m in minutes(*range(SPAN)) if m % 7], source=source, volume=float(rank))
+    for rank, source in enumerate(SOURCES)
+}
+
+
+def surroundings(root: Path, now_ms: int = LATER) -> Surroundings:
+    return Surroundings(
+        base=root,
+        store=root / "store",
+        environment={},
+        now_ms=lambda: now_ms,
+        sleep=lambda seconds: None,
+        log=lambda line: None,
+    )
+
+
+def answer(source: str, first: int, stop: int) -> SourceBars:
+    """What a source says of the minutes [first, stop)."""
+    start, end = START + first * MINUTE, START + stop * MINUTE
+    epoch = pl.col("ts").dt.epoch("ms")
+    bars = TRUTH[source].filter(epoch >= start, epoch < end)
+    return SourceBars(bars, ((start, end),), origin=source)
+
+
+window = st.tuples(st.sampled_from(SOURCES), st.integers(0, SPAN - 1), st.integers(1, SPAN)).map(
+    lambda one: (one[0], one[1], min(one[1] + one[2], SPAN))
+)
+
+
+@settings(max_examples=60)
+@given(windows=st.lists(window, min_size=1, max_size=6), data=st.data())
+def test_any_interleaving_of_overlapping_windows_gives_the_same_partition(
+    tmp_path_factory: pytest.TempPathFactory,
+    windows: list[tuple[str, int, int]],
+    data: st.DataObject,
+) -> None:
+    files = []
+    for order in (windows, data.draw(st.permutations(windows))):
+        store = tmp_path_factory.mktemp("store")
+        for one in order:
+            store_batch(store, KEY, 2018, answer(*one))
+        files.append(layout.ohlcv(store, KEY, 2018).path.read_bytes())
+    assert files[0] == files[1]
+
+
+@settings(max_examples=30)
+@given(cuts=st.sets(st.integers(1, SPAN - 1), max_size=8))
+def test_how_a_crawl_is_cut_into_batches_changes_no_byte(
+    tmp_path_factory: pytest.TempPathFactory, cuts: set[int]
+) -> None:
+    whole, parts = (tmp_path_factory.mktemp(name) for name in ("whole", "parts"))
+    store_batch(whole, KEY, 2018, answer("rest", 0, SPAN))
+    edges = [0, *sorted(cuts), SPAN]
+    for first, stop in itertools.pairwise(edges):
+        store_batch(parts, KEY, 2018, answer("rest", first, stop))
+    one, other = (layout.ohlcv(store, KEY, 2018).path.read_bytes() for store in (whole, parts))
+    assert one == other
+
+
+def test_storing_the_same_answer_again_does_not_touch_the_file(tmp_path: Path) -> None:
+    assert store_batch(tmp_path, KEY, 2018, answer("rest", 0, 20)) == 17
+    path = layout.ohlcv(tmp_path, KEY, 2018).path
+    before = path.stat().st_mtime_ns
+    assert store_batch(tmp_path, KEY, 2018, answer("rest", 5, 15)) == 0
+    assert path.stat().st_mtime_ns == before
+
+
+def write_half(store: Path, first: int, stop: int, rounds: int) -> None:
+    """Store the minutes [first, stop), a few in each of so many writes."""
+    for turn in range(rounds):
+        at = first + turn * (stop - first) // rounds
+        end = first + (turn + 1) * (stop - first) // rounds
+        store_batch(store, KEY, 2018, answer_long(at, end))
+
+
+def answer_long(first: int, stop: int) -> SourceBars:
+    times = minutes(*range(first, stop))
+    confirmed = ((START + first * MINUTE, START + stop * MINUTE),)
+    return SourceBars(bars_at(times, source="rest"), confirmed, origin="rest")
+
+
+def test_two_processes_writing_overlapping_halves_200_times_lose_no_bar(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    writers = [
+        spawn.Process(target=write_half, args=(tmp_path, first, stop, 200))
+        for first, stop in ((0, 1200), (800, 2000))
+    ]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join(timeout=300)
+    assert [one.exitcode for one in writers] == [0, 0]
+    stored = read_partition(layout.ohlcv(tmp_path, KEY, 2018))
+    assert stored.bars["ts"].dt.epoch("ms").to_list() == minutes(*range(2000))
+    assert stored.confirmed == ((START, START + 2000 * MINUTE),)
+
+
+def test_sources_that_disagree_are_reported_bar_by_bar_until_they_agree(tmp_path: Path) -> None:
+    store_batch(tmp_path, KEY, 2018, answer("trades", 0, 6))
+    store_batch(tmp_path, KEY, 2018, answer("rest", 3, 10))
+    rows = verdicts.read(tmp_path, verdicts.DIFFERENCES, KEY, 2018)
+    assert [(row["ts"][11:16], row["column"]) for row in rows] == [
+        ("00:03", "volume"),
+        ("00:04", "volume"),
+        ("00:05", "volume"),
+    ]
+    assert (rows[0]["stored_source"], rows[0]["stored"]) == ("trades", "2.0")
+    assert (rows[0]["incoming_source"], rows[0]["incoming"]) == ("rest", "3.0")
+    agreed = answer("trades", 3, 4).bars.with_columns(
+        source=pl.lit("rest").cast(BAR_SCHEMA["source"])
+    )
+    store_batch(tmp_path, KEY, 2018, replace(answer("rest", 3, 4), bars=agreed))
+    rows = verdicts.read(tmp_path, verdicts.DIFFERENCES, KEY, 2018)
+    assert [row["ts"][11:16] for row in rows] == ["00:04", "00:05"]
+
+
+@given(data=st.data())
+def test_what_is_missing_and_what_is_confirmed_make_the_whole(data: st.DataObject) -> None:
+    bound = st.integers(0, 30)
+    intervals = data.draw(st.lists(st.tuples(bound, bound), max_size=5))
+    start, end = sorted((data.draw(bound), data.draw(bound)))
+    missing = without(start, end, intervals)
+    inside = {t for a, b in missing for t in range(a, b)}
+    assert inside == set(range(start, end)) - {t for a, b in intervals for t in range(a, b)}
+    assert len(inside) == sum(b - a for a, b in missing)
+
+
+HOUR = {"key": "venue.BTC-USD.1h", "timeframe": "1h", "first_year": 2010, "volume_unit": "base"}
+
+
+def hourly(**changes: object) -> SeriesSettings:
+    source = {"kind": "derived", "derived_from": KEY}
+    return SeriesSettings.model_validate({**HOUR, "source": source, **changes})
+
+
+def run_import(root: Path, *partitions: SeriesYear, now_ms: int = LATER) -> Outcome:
+    series = {KEY: crypto("bars.csv"), HOUR["key"]: hourly()}
+    return import_bars(series, partitions, surroundings(root, now_ms))
+
+
+def test_a_derived_series_holds_the_complete_bars_of_its_origin_and_follows_it(
+    tmp_path: Path,
+) -> None:
+    derived = SeriesYear(str(HOUR["key"]), 2018)
+    (sentence,) = [one.sentence for one in run_import(tmp_path, derived).refused.values()]
+    assert f"nothing of {KEY}" in sentence
+
+    origin = answer_long(0, 150)  # two hours and a half
+    store_batch(tmp_path / "store", KEY, 2018, origin)
+    outcome = run_import(tmp_path, derived)
+    assert not outcome.refused
+    bars = read_bars(tmp_path / "store", derived.series).bars
+    assert bars["ts"].dt.epoch("ms").to_list() == [START, START + 60 * MINUTE]
+    assert bars["open"][0] == origin.bars["open"][0]
+    assert bars["close"][1] == origin.bars["close"][119]
+    assert read_confirmed(layout.ohlcv(tmp_path / "store", derived.series, 2018)) == (
+        (START, START + 120 * MINUTE),
+    )
+
+    layout.ohlcv(tmp_path / "store", KEY, 2018).path.unlink()
+    store_batch(tmp_path / "store", KEY, 2018, answer_long(60, 180))
+    assert not run_import(tmp_path, derived).refused
+    bars = read_bars(tmp_path / "store", derived.series).bars
+    assert bars["ts"].dt.epoch("ms").to_list() == [START + 60 * MINUTE, START + 120 * MINUTE], (
+        "an hour that its origin lost must not stay"
+    )
+
+
+def test_a_year_that_its_series_has_no_bar_of_is_an_empty_partition(tmp_path: Path) -> None:
+    lines = "".join(f"{t},2,4,1,3,10\n" for t in minutes(0, 1, 2))
+    (tmp_path / "bars.csv").write_text("ts,open,high,low,close,volume\n" + lines)
+    outcome = run_import(tmp_path, SeriesYear(KEY, 2017), SeriesYear(KEY, 2018))
+    rows = {one.year: found["dagster/row_count"] for one, found in outcome.committed.items()}
+    assert rows == {2017: 0, 2018: 3}
+    assert "file 2017-01-01 00:00" in outcome.committed[SeriesYear(KEY, 2018)]["plan"]

@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 WORKERS ?= 2
 
-.PHONY: demo dev test lint bench lock clean
+.PHONY: demo dev test bench soak lint lock clean
 
 demo: $(INSTALLED) home ## from raw prices to two finished reports, on real data
 	$(BIN)/python -m trade_pipeline.demo
@@ -15,6 +15,12 @@ dev: $(INSTALLED) home ## web UI on port 3000, with schedules and sensors
 
 test: $(INSTALLED) ## the whole suite
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+bench: $(INSTALLED) ## what we claim of speed, beside peers, as JSON lines
+	$(BIN)/python benchmarks/market_data.py
+
+soak: $(INSTALLED) ## the long fault runs; `make test` holds a short version of each
+	SOAK=1 $(BIN)/pytest -n 0 -s trade_pipeline_tests/soak
 
 lint: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pandera.polars as pa
 import polars as pl
 from pandera.config import ValidationDepth, config_context
@@ -79,16 +80,31 @@ def merge(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
     """One bar per `ts`: the best source's, then the incoming one's, then the greater row hash.
 
     Args:
-        stored: bars of earlier merges; canonical columns.
+        stored: bars of earlier merges: canonical columns, sorted by `ts`, each once.
         incoming: bars of a later answer; any order, repeated `ts` allowed.
 
     Returns:
         Bars sorted by `ts`, canonical columns. Deterministic; merging the same bars again
         changes nothing.
     """
+    stored, incoming = stored.select(*BAR_SCHEMA), incoming.select(*BAR_SCHEMA)
+    if incoming.is_empty():
+        return stored
+    # Only the stored bars among the incoming ones can be in question: mostly few, of a long year.
+    times = stored["ts"].dt.epoch("ms").to_numpy()
+    arriving = incoming["ts"].dt.epoch("ms").to_numpy()
+    first = int(np.searchsorted(times, arriving.min()))
+    stop = int(np.searchsorted(times, arriving.max(), side="right"))
+    among = stored[first:stop]
+    sorted_alone = among.is_empty() and bool((np.diff(arriving) > 0).all())
+    resolved = incoming if sorted_alone else _resolved(among, incoming)
+    return pl.concat([stored[:first], resolved, stored[stop:]], rechunk=True)
+
+
+def _resolved(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
+    """The merge of bars that lie among each other."""
     both = pl.concat(
-        frame.select(*BAR_SCHEMA).with_columns(_late=pl.lit(late))
-        for late, frame in enumerate((stored, incoming))
+        frame.with_columns(_late=pl.lit(late)) for late, frame in enumerate((stored, incoming))
     ).with_row_index("_at")
     # Rarely does one answer hold two bars of one time, so only those are hashed.
     tied = both.filter(pl.struct("ts", "source", "_late").is_duplicated())

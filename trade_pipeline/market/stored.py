@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,9 @@ from typing import NamedTuple
 import polars as pl
 
 from trade_pipeline.market.actions import Action
-from trade_pipeline.market.bars import adjusted
+from trade_pipeline.market.bars import TS, adjusted, empty_bars
 from trade_pipeline.market.coverage import Manifest, grid, joined, parse_manifest
+from trade_pipeline.market.sources.base import years_of
 from trade_pipeline.settings.code_version import canonical_json
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.storage import layout
@@ -26,6 +28,7 @@ from trade_pipeline.storage.location import ArtifactLocation
 # Keys of a partition's metadata.
 CONFIRMED = "confirmed"  # intervals known to be complete
 ACTIONS = "actions"  # splits and dividends of the year
+READERS = 4  # threads; more only wait for each other
 
 Interval = tuple[int, int]
 
@@ -57,7 +60,7 @@ class StoredBars:
 
 def partition_metadata(confirmed: Iterable[Interval], actions: Iterable[Action]) -> dict[str, str]:
     """Key-value metadata of a partition's file; the same however the intervals were cut."""
-    metadata = {CONFIRMED: canonical_json([list(one) for one in joined(confirmed)])}
+    metadata = {CONFIRMED: canonical_json([[int(a), int(b)] for a, b in joined(confirmed)])}
     if found := sorted(set(actions)):
         metadata[ACTIONS] = canonical_json([list(one) for one in found])
     return metadata
@@ -90,20 +93,38 @@ def read_bars(store: Path, series: str) -> StoredBars:
     confirmed: list[Interval] = []
     hashes: dict[str, str] = {}
     actions: list[Action] = []
-    for path in sorted(folder.glob("*.parquet")):
-        location = layout.ohlcv(store, series, int(path.stem))
-        bars, intervals, found = read_partition(location)
+    years = sorted(path.stem for path in folder.glob("*.parquet"))
+    locations = [layout.ohlcv(store, series, int(year)) for year in years]
+    # Parquet and hashing leave Python's lock, so years are read side by side.
+    with ThreadPoolExecutor(READERS) as readers:
+        partitions = list(readers.map(read_partition, locations))
+    for year, location, (bars, intervals, found) in zip(years, locations, partitions, strict=True):
         if bars.is_empty() and not intervals:
             continue
         frames.append(bars)
         confirmed.extend(intervals)
         actions.extend(found)
-        hashes[path.stem] = read_hash(location)
+        hashes[year] = read_hash(location)
     if not frames:
         raise StorageError(
             f"{series}: no bars are stored under {folder}; materialize ohlcv of this series first."
         )
     return StoredBars(pl.concat(frames), confirmed, hashes, tuple(sorted(actions)))
+
+
+def read_window(store: Path, series: str, start_ms: int, end_ms: int) -> pl.DataFrame:
+    """Stored bars that open in [start_ms, end_ms), read without the rest of their years.
+
+    For looking at a day: what is read of a file is not compared with its hash, as `read_bars` does.
+    """
+    folder = layout.ohlcv(store, series, 0).path.parent
+    years = years_of(start_ms, end_ms)
+    paths = [path for path in sorted(folder.glob("*.parquet")) if int(path.stem) in years]
+    if not paths:
+        return empty_bars()
+    start, end = (pl.lit(ms).cast(TS) for ms in (start_ms, end_ms))
+    opened = pl.scan_parquet(paths, glob=False)
+    return opened.filter(pl.col("ts") >= start, pl.col("ts") < end).collect()
 
 
 def read_manifest(store: Path, series: str) -> Manifest:

@@ -46,7 +46,7 @@ def content_hash(frame: pl.DataFrame, metadata: Mapping[str, str] | None = None)
     # feed the same bytes.
     digest = hashlib.sha256(len(text).to_bytes(8, "little") + text)
     for series in frame:
-        digest.update(np.packbits(series.is_not_null().to_numpy()).data)
+        digest.update(_validity(series))
         for part in _buffers(series):
             digest.update(part)
     return digest.hexdigest()
@@ -177,6 +177,14 @@ def _dtype_name(series: pl.Series) -> str | list[str]:
     )
 
 
+def _validity(series: pl.Series) -> bytes:
+    """One bit a value, most significant first: whether it is there."""
+    if series.null_count():
+        return np.packbits(series.is_not_null().to_numpy()).tobytes()
+    whole, rest = divmod(len(series), 8)
+    return b"\xff" * whole + (bytes([0xFF << (8 - rest) & 0xFF]) if rest else b"")
+
+
 def _buffers(series: pl.Series) -> Iterator[bytes | memoryview]:
     """The values of a column as bytes, with 0 or nothing in place of nulls."""
     dtype = series.dtype
@@ -191,8 +199,11 @@ def _buffers(series: pl.Series) -> Iterator[bytes | memoryview]:
     else:
         # An Enum's codes are as wide as its categories need; one width keeps this simple.
         codes = pl.UInt32 if dtype == pl.Enum else series.to_physical().dtype
-        numbers = series.to_physical().cast(codes).fill_null(0)
-        if dtype.is_float():
+        numbers = series.to_physical().cast(codes)
+        # Most columns have neither nulls nor NaN, and need no copy to be rid of them.
+        if numbers.null_count():
+            numbers = numbers.fill_null(0)
+        if dtype.is_float() and numbers.is_nan().any():
             numbers = numbers.fill_nan(float("nan"))
         yield np.ascontiguousarray(numbers.to_numpy()).data
 

@@ -6,6 +6,7 @@ hold `frame_lock` around a read, merge and write of the same partition.
 
 import fcntl
 import hashlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -67,9 +68,12 @@ def write_frame(
         digest = content_hash(frame, metadata)
     except StorageError as error:
         raise StorageError(f"{location}: {error}") from None
+    written = {**(metadata or {}), _CONTENT_HASH: digest}
+    content = io.BytesIO()
+    frame.write_parquet(content, compression="zstd", metadata=written)
     with replacing(location) as temporary:
-        written = {**(metadata or {}), _CONTENT_HASH: digest}
-        frame.write_parquet(temporary, compression="zstd", metadata=written)
+        # Not by polars: of a full disk it says that the parquet file is out of specification.
+        temporary.write_bytes(content.getbuffer())
     return digest
 
 

@@ -1,5 +1,6 @@
 """What an import promises of partitions: nothing lost, nothing twice, whatever the order."""
 
+import errno
 import itertools
 import multiprocessing
 from dataclasses import replace
@@ -200,3 +201,26 @@ def test_a_year_that_its_series_has_no_bar_of_is_an_empty_partition(tmp_path: Pa
     rows = {one.year: found["dagster/row_count"] for one, found in outcome.committed.items()}
     assert rows == {2017: 0, 2018: 3}
     assert "file 2017-01-01 00:00" in outcome.committed[SeriesYear(KEY, 2018)]["plan"]
+
+
+def test_a_disk_that_fills_up_is_named_and_changes_nothing_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = "ts,open,high,low,close,volume\n"
+    (tmp_path / "bars.csv").write_text(head + f"{START},2,4,1,3,10\n")
+    assert not run_import(tmp_path, SeriesYear(KEY, 2018)).refused
+    path = layout.ohlcv(tmp_path / "store", KEY, 2018).path
+    before = path.read_bytes()
+    (tmp_path / "bars.csv").write_text(head + f"{START},2,4,1,3,99\n")
+
+    def full(file: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    outcome = run_import(tmp_path, SeriesYear(KEY, 2018))
+    (refusal,) = outcome.refused.values()
+    assert "2018.parquet: cannot be written, the disk is full" in refusal.sentence
+    assert "make room" in refusal.sentence
+    assert not outcome.committed
+    assert path.read_bytes() == before
+    assert sorted(one.name for one in path.parent.iterdir()) == [".2018.parquet.lock", path.name]

@@ -47,8 +47,9 @@ def fail(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def write_half(_: pl.DataFrame, file: Path, **__: object) -> None:
-    file.write_bytes(b"PAR1 half")
+def write_half(file: Path, content: bytes) -> None:
+    with file.open("wb") as opened:
+        opened.write(bytes(content[: len(content) // 2]))
     fail()
 
 
@@ -60,7 +61,7 @@ def names(location: ArtifactLocation) -> list[str]:
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "replace": lambda patch: patch.setattr(os, "replace", fail),
     "fsync": lambda patch: patch.setattr(os, "fsync", fail),
-    "half a write": lambda patch: patch.setattr(pl.DataFrame, "write_parquet", write_half),
+    "half a write": lambda patch: patch.setattr(Path, "write_bytes", write_half),
 }
 
 

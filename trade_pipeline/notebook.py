@@ -47,7 +47,8 @@ def load_bars(
 
     Args:
         series: key of configs/series.yaml, such as `sample.AAPL.1d`.
-        adjust: multiply prices by `adj_factor` (stocks); otherwise as the source has them.
+        adjust: multiply prices by `adj_factor` (stocks), and divide volume by known splits;
+            otherwise as the source has them.
         configs: configs folder.
         store: store folder.
 
@@ -57,8 +58,8 @@ def load_bars(
     """
     places = _places(configs, store)
     find_series(read_project(places.configs).series, series, "load_bars")
-    bars = read_bars(places.store, series).bars
-    return adjusted(bars) if adjust else bars
+    stored = read_bars(places.store, series)
+    return adjusted(stored.bars, stored.actions) if adjust else stored.bars
 
 
 def load_features(

@@ -5,7 +5,7 @@ leave out a bar that has not closed yet). Start at `BAR_SCHEMA` and `violations`
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ import polars as pl
 from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
+from trade_pipeline.market.actions import Action, split_part
 from trade_pipeline.market.calendars import ALWAYS, find_calendar
 from trade_pipeline.settings.series import SeriesSettings
 
@@ -63,17 +64,29 @@ def empty_bars() -> pl.DataFrame:
     return pl.DataFrame(schema=BAR_SCHEMA)
 
 
-def adjusted(bars: pl.DataFrame) -> pl.DataFrame:
+def adjusted(bars: pl.DataFrame, actions: Iterable[Action] = ()) -> pl.DataFrame:
     """All four prices times `adj_factor`, where it is not null; works on bars and on grids.
 
-    Volume stays as it is: a factor taken from an adjusted close does not tell its split part.
-    The result's factor is 1, so that adjusting twice changes nothing.
+    With known splits volume is divided by their part of the factor, so that what was traded in
+    dollars stays comparable. Without any it stays as it is: a factor taken from an adjusted close
+    does not tell its split part. The result's factor is 1, so that adjusting prices twice changes
+    nothing; volume would change, so give the actions once.
+
+    Args:
+        bars: with splits, from the series' first bar on, where the factor is anchored. A bar
+            within a day has the shares of its UTC date.
+        actions: splits and dividends of the series; dividends are in the factor already.
     """
     factor = pl.col("adj_factor").fill_null(1.0)
-    return bars.with_columns(
+    result = bars.with_columns(
         *(pl.col(price) * factor for price in PRICES),
         adj_factor=pl.when(pl.col("adj_factor").is_not_null()).then(1.0),
     )
+    splits = [one for one in actions if one.kind == "split"]
+    if not splits:
+        return result
+    parts = split_part(bars["ts"].dt.epoch("ms").to_numpy(), splits)
+    return result.with_columns(pl.col("volume") / pl.Series(parts))
 
 
 def merge(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:

@@ -153,5 +153,5 @@ def read_grids(store: Path, series: SeriesSettings) -> list[pl.DataFrame]:
             f"{series.key}: its manifest describes other bars of {', '.join(years)} than are "
             "stored; materialize manifest of this series again."
         )
-    bars = adjusted(stored.bars)
+    bars = adjusted(stored.bars, stored.actions)
     return [grid(bars, one, stored.confirmed, series) for one in manifest.slices]

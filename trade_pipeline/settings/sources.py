@@ -3,6 +3,7 @@
 One model a kind; the kind says which model. Start at `SourceSettings`.
 """
 
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -138,27 +139,41 @@ class CcxtSource(Settings):
 
 
 class YahooSource(Settings):
-    """Stocks from Yahoo Finance through yfinance (extra `yahoo`)."""
+    """Daily stocks, indices and crypto from Yahoo Finance through yfinance (extra `yahoo`)."""
 
     kind: Literal["yahoo"]
-    ticker: str = Field(min_length=1, description="As Yahoo writes it: AAPL, BRK-B, ^GSPC.")
-    calls_per_minute: PositiveFloat = 30
+    ticker: str = Field(
+        pattern=r"^[^\s/?#%\\]+$", description="As Yahoo writes it: AAPL, BRK-B, ^GSPC, BTC-USD."
+    )
+    calls_per_minute: PositiveFloat = Field(
+        default=30, description="Most requests a minute, of all tickers; Yahoo counts by address."
+    )
     base_url: BaseUrl = None
 
 
 class AlpacaSource(Settings):
     """Stocks or crypto from Alpaca through alpaca-py (extra `alpaca`).
 
-    Credentials are read from APCA_API_KEY_ID and APCA_API_SECRET_KEY of the environment.
+    Credentials are read from APCA_API_KEY_ID and APCA_API_SECRET_KEY of the environment; crypto
+    needs none.
     """
 
     kind: Literal["alpaca"]
     symbol: str = Field(min_length=1, description="AAPL for stocks, BTC/USD for crypto.")
     asset_class: Literal["stocks", "crypto"] = "stocks"
     feed: Literal["iex", "sip"] = Field(
-        default="iex", description="Of stocks: iex is free, sip is every US exchange."
+        default="iex",
+        description="Of stocks: sip is every US exchange, iex one of them. A free account may ask "
+        "both, since bars younger than 16 minutes are left for later.",
     )
-    calls_per_minute: PositiveFloat = 150
+    asof: date | None = Field(
+        default=None,
+        description="A day on which the stock's company had the symbol, for one that has changed "
+        "hands; absent: today's company.",
+    )
+    calls_per_minute: PositiveFloat = Field(
+        default=150, description="Most requests a minute, of all symbols; Alpaca counts by account."
+    )
     base_url: BaseUrl = None
 
 

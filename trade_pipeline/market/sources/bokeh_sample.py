@@ -27,7 +27,7 @@ COLUMNS = Columns(
 class BokehSample(WholeHistory):
     """Reads one ticker; says nothing about days that are absent."""
 
-    implementation = 1
+    implementation = 2
 
     def read(self, series: SeriesSettings, base: Path) -> SourceBars:
         """All bars of the ticker; `base` is not used. Raises `SourceError`."""

@@ -1,76 +1,146 @@
 """CSV or Parquet files on disk, plain, gzipped or zipped, described by `FileSource` settings.
 
-Finds the files and confirms the time they cover; `table` reads what is inside one.
-Start at `Files.read`.
+Files may overlap, as in a folder into which one export after another is dropped: of a bar that
+several hold, the last one by name counts. `table` reads what is inside one. Start at `Files.fetch`.
 """
 
-import glob
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from trade_pipeline.market.coverage import joined
-from trade_pipeline.market.sources.base import SourceBars, SourceError, WholeHistory
-from trade_pipeline.market.sources.table import SPLIT_PART_UNKNOWN, read_table, whole_history
-from trade_pipeline.market.sources.unpack import members
+from trade_pipeline.market.sources.base import (
+    Interval,
+    Leg,
+    SourceBars,
+    SourceError,
+    Surroundings,
+    WholeHistory,
+    within,
+    year_interval,
+)
+from trade_pipeline.market.sources.table import SPLIT_PART_UNKNOWN, anchored, read_table
+from trade_pipeline.market.sources.unpack import members, require_matching
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.settings.sources import FileSource
 
+_REPEATED = "{} rows of {} stand in a later file too, which counts"
+
 
 class Files(WholeHistory):
-    """Reads all files that a path or glob matches, in the order of their names."""
+    """Reads all files that a path or glob matches, in the order of their names.
 
-    implementation = 1
+    With `missing_bars: quiet` a file confirms the time from its first bar to the end of its
+    last one, each member of a ZIP its own; other files may confirm the rest.
+    """
+
+    implementation = 2
 
     def read(self, series: SeriesSettings, base: Path) -> SourceBars:
-        """All bars of all files, one after another. Raises `SourceError`.
-
-        With `missing_bars: quiet` a file confirms the time from its first bar to the end of its
-        last one, or the whole day that its name gives (`ms_of_day`).
-        """
-        settings = series.source
-        if not isinstance(settings, FileSource):
-            raise TypeError(f"series {series.key} is not of kind file")
-        paths = _matching(settings.path, base, series.key)
-        names = [name for name, _ in paths]
-        parts: list[pl.DataFrame] = []
-        confirmed: list[tuple[int, int]] = []
-        for name, path in paths:
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise SourceError(
-                    f"{name}: series {series.key}: cannot be read ({error})."
-                ) from error
-            for label, table in members(name, content, series.key):
-                bars = read_table(label, table, settings, series)
-                parts.append(bars)
-                if settings.missing_bars == "quiet":
-                    confirmed.append(_covered(bars, series))
-        several = f"{names[0]} to {names[-1]} ({len(names)} files)"
+        """All years of `fetch` in one piece. Raises `SourceError`."""
+        files = _read_files(series, base)
+        years = list(_years(files))
         return SourceBars(
-            bars=whole_history(pl.concat(parts), series),
-            confirmed=joined(confirmed),
-            origin=names[0] if len(names) == 1 else several,
-            notes=(SPLIT_PART_UNKNOWN,) if settings.columns.adj_close is not None else (),
+            bars=pl.concat(year.bars for year in years),
+            confirmed=joined(interval for year in years for interval in year.confirmed),
+            origin=_names(files),
+            notes=(*_notes(series), *(note for year in years for note in year.notes)),
+        )
+
+    def fetch(self, series: SeriesSettings, leg: Leg, around: Surroundings) -> Iterator[SourceBars]:
+        """One batch a year, whatever the leg, after every file was read.
+
+        So a partition is written once, however many files it comes from, and not at all when a
+        row that counts is bad. Bars stand in order of time, unless a file repeats a time or runs
+        backwards within the year: then the batch is that file's rows alone, as they stand, for
+        `bars.violations` to name.
+        """
+        for note in _notes(series):
+            around.log(f"{series.key}: {note}")
+        yield from _years(_read_files(series, around.base))
+
+
+class _File(NamedTuple):
+    name: str
+    bars: pl.DataFrame
+    confirmed: tuple[Interval, ...]
+
+
+def _settings(series: SeriesSettings) -> FileSource:
+    if not isinstance(series.source, FileSource):
+        raise TypeError(f"series {series.key} is not of kind file")
+    return series.source
+
+
+def _notes(series: SeriesSettings) -> tuple[str, ...]:
+    return (SPLIT_PART_UNKNOWN,) if _settings(series).columns.adj_close is not None else ()
+
+
+def _read_files(series: SeriesSettings, base: Path) -> list[_File]:
+    settings = _settings(series)
+    files = []
+    for name, path in require_matching(settings.path, base, series.key):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise SourceError(f"{name}: series {series.key}: cannot be read ({error}).") from error
+        tables = [
+            read_table(label, table, settings, series)
+            for label, table in members(name, content, series.key)
+        ]
+        quiet = settings.missing_bars == "quiet"
+        confirmed = tuple(_covered(bars, series) for bars in tables if quiet)
+        files.append(_File(name, pl.concat(tables), confirmed))
+    tables = anchored([file.bars for file in files], series)
+    return [file._replace(bars=bars) for file, bars in zip(files, tables, strict=True)]
+
+
+def _years(files: Sequence[_File]) -> Iterator[SourceBars]:
+    """One batch for each year that a file reaches into; see `Files.fetch`."""
+    confirmed = joined(interval for file in files for interval in file.confirmed)
+    # Of a thousand daily files each is looked at in its own year only.
+    spans = [_span(file.bars) for file in files]
+    for year in range(min(first for first, _ in spans), max(last for _, last in spans) + 1):
+        parts = [
+            file._replace(bars=file.bars.filter(pl.col("ts").dt.year() == year))
+            for file, (first, last) in zip(files, spans, strict=True)
+            if first <= year <= last
+        ]
+        if not parts:
+            continue
+        parts = [part for part in parts if not _rises(part.bars)][:1] or parts
+        bars = pl.concat(part.bars for part in parts)
+        repeated = 0
+        if len(parts) > 1:
+            bars = bars.unique("ts", keep="last", maintain_order=True).sort("ts")
+            repeated = sum(part.bars.height for part in parts) - bars.height
+        yield SourceBars(
+            bars,
+            confirmed=within(confirmed, *year_interval(year)),
+            origin=_names([part for part in parts if part.bars.height] or parts),
+            notes=(_REPEATED.format(repeated, year),) if repeated else (),
         )
 
 
-def _matching(pattern: str, base: Path, key: str) -> list[tuple[str, Path]]:
-    """Name for people and path of each file, in the order of the names."""
-    # A path that exists is taken as it is, so that a bracket in a name is no glob.
-    # Path.glob refuses absolute patterns, and would read brackets in `base` as one.
-    found = [pattern] if (base / pattern).is_file() else glob.glob(pattern, root_dir=base)  # noqa: PTH207
-    paths = [(Path(one).as_posix(), base / one) for one in found if (base / one).is_file()]
-    if not paths:
-        raise SourceError(
-            f"{pattern}: series {key}: no file matches in {base}; correct the path in the "
-            "series' source, or put the file there."
-        )
-    return sorted(paths)
+def _span(bars: pl.DataFrame) -> tuple[int, int]:
+    """First and last year of some bars."""
+    years = bars["ts"].dt.year().sort()
+    return years[0], years[-1]
 
 
-def _covered(bars: pl.DataFrame, series: SeriesSettings) -> tuple[int, int]:
+def _rises(bars: pl.DataFrame) -> bool:
+    ts = bars["ts"].to_physical().to_numpy()
+    return bool((ts[1:] > ts[:-1]).all())
+
+
+def _names(files: Sequence[_File]) -> str:
+    first, last = files[0].name, files[-1].name
+    return first if len(files) == 1 else f"{first} to {last} ({len(files)} files)"
+
+
+def _covered(bars: pl.DataFrame, series: SeriesSettings) -> Interval:
     """The interval [start, end) in ms of which one table tells every traded bar.
 
     It ends with the last bar: a day's file that stops in the afternoon may have been cut off.

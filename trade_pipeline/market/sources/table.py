@@ -2,12 +2,13 @@
 
 What cannot be read at all (a column, a time, a number) is an error that names the row; what
 reads well and is wrong (order, repetition, NaN, prices that contradict) stays in the frame, for
-`bars.violations` to name. Start at `read_table`; `whole_history` then joins all tables.
+`bars.violations` to name. Start at `read_table`; `anchored` then looks at all tables together.
 """
 
 import csv
 import io
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
 import polars as pl
@@ -27,6 +28,7 @@ _ISO_TIME = (
     r"(?:[T ](?P<minute>\d{2}:\d{2})(?P<second>:\d{2}(?:\.\d+)?)?)?"
     r" ?(?P<zone>Z|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2}))?$"
 )
+_LONGEST_LINE = 1 << 16  # bytes; a line of bars has about a hundred
 _US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _FIRST_US = 0
 _LAST_US = 7_289_654_400_000_000  # 2201-01-01; settings allow years 1970 to 2200
@@ -62,7 +64,7 @@ def read_table(
     }
     for price in (*PRICES, "adj_close"):
         if price in columns and settings.price_scale != 1.0:
-            columns[price] = columns[price] / settings.price_scale
+            columns[price] = _divided(columns[price], settings.price_scale)
     if "adj_close" in columns:
         columns["adj_factor"] = columns.pop("adj_close") / columns["close"]
     if "trades" in columns:
@@ -78,34 +80,52 @@ def read_table(
 
 
 def whole_history(bars: pl.DataFrame, series: SeriesSettings) -> pl.DataFrame:
-    """All tables' bars with `adj_factor` anchored at 1 on the earliest bar.
+    """As `anchored`, of a history that is one table."""
+    return anchored([bars], series)[0]
+
+
+def anchored(tables: Sequence[pl.DataFrame], series: SeriesSettings) -> list[pl.DataFrame]:
+    """The tables of one history with `adj_factor` anchored at 1 on the earliest bar of all.
+
+    Of several tables with that bar the last one counts, as it does when they are merged.
 
     Raises:
         SourceError: a bar lies before `first_year`, or the anchor's factor is no number.
     """
-    early = bars.filter(pl.col("ts").dt.year() < series.first_year)
-    if early.height:
-        first = early.row(0, named=True)
-        raise SourceError(
-            f"{first['file']}: series {series.key}: row {first['row']} is of "
-            f"{first['ts']:%Y-%m-%d}, before first_year {series.first_year} "
-            f"({early.height} such rows); correct the row, or set first_year to the first "
-            "year of the data."
-        )
-    if bars["adj_factor"].null_count() == bars.height:
-        return bars
-    anchor = bars.sort("ts", maintain_order=True).row(0, named=True)
+    for bars in tables:
+        early = bars.filter(pl.col("ts").dt.year() < series.first_year)
+        if early.height:
+            first = early.row(0, named=True)
+            raise SourceError(
+                f"{first['file']}: series {series.key}: row {first['row']} is of "
+                f"{first['ts']:%Y-%m-%d}, before first_year {series.first_year} "
+                f"({early.height} such rows); correct the row, or set first_year to the first "
+                "year of the data."
+            )
+    if all(bars["adj_factor"].null_count() == bars.height for bars in tables):
+        return list(tables)
+    earliest = [bars.bottom_k(1, by="ts").item(0, "ts") for bars in tables]
+    holder = tables[max(at for at, ts in enumerate(earliest) if ts == min(earliest))]
+    anchor = holder.filter(pl.col("ts") == min(earliest)).row(0, named=True)
     ratio = anchor["adj_factor"]
     if ratio is None or not 0 < ratio < float("inf"):
         raise SourceError(
             f"{anchor['file']}: series {series.key}: row {anchor['row']}, the series' first bar, "
             "has no positive close and adjusted close, which adj_factor starts from; correct it."
         )
-    return bars.with_columns(pl.col("adj_factor") / ratio)
+    return [bars.with_columns(_divided(bars["adj_factor"], ratio)) for bars in tables]
+
+
+def _divided(values: pl.Series, divisor: float) -> pl.Series:
+    """Correctly rounded, nulls kept: polars multiplies by the reciprocal, often one bit off."""
+    quotients = pl.Series(values.name, values.to_numpy() / divisor)
+    return quotients.set(values.is_null(), None)
 
 
 def _table(content: bytes, settings: FileSource, about: str) -> tuple[pl.DataFrame, pl.Series]:
     """The table, CSV values as text, and the 1-based line of each row."""
+    if settings.format == "csv":
+        _refuse_cut_off(content, settings, about)
     try:
         if settings.format == "parquet":
             table = pl.read_parquet(content)
@@ -128,6 +148,29 @@ def _table(content: bytes, settings: FileSource, about: str) -> tuple[pl.DataFra
     if not written.any():
         raise SourceError(f"{about}: the file has no rows.")
     return table.filter(written), rows.filter(written)
+
+
+def _refuse_cut_off(content: bytes, settings: FileSource, about: str) -> None:
+    """Raise when the last line has fewer fields than the first one and than the one above it."""
+
+    def fields(line: bytes) -> int:
+        text = line.decode(errors="replace").rstrip("\r")
+        return len(next(csv.reader([text], delimiter=settings.delimiter), []))
+
+    written = len(content)
+    while written and content[written - 1] in b"\r\n":
+        written -= 1
+    # Its ends are enough: a copy of the whole would double a large file.
+    first = content[:_LONGEST_LINE].lstrip(b"\r\n").split(b"\n", 1)[0]
+    *_, above, last = b"", *content[max(0, written - 2 * _LONGEST_LINE) : written].split(b"\n")
+    if not above.strip() or fields(last) >= min(fields(first), fields(above)):
+        return
+    row = content.count(b"\n", 0, written) + 1
+    raise SourceError(
+        f"{about}: row {row}, the last one, has {fields(last)} fields and the first row "
+        f"{fields(first)}; the file may still be being written, or its download was cut off. "
+        "Import it again once it is whole."
+    )
 
 
 def _ragged_row(content: bytes, settings: FileSource) -> str | None:

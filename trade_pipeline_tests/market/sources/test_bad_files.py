@@ -53,6 +53,15 @@ def read(tmp_path: Path, name: str, content: bytes | str, **changes: Any) -> Any
         ("a.csv.gz", GOOD, {}, "cannot be unpacked as .gz"),
         ("a.csv", b"ts,open\n\xff\xfe,1\n", {}, "not readable as csv"),
         ("a.csv", GOOD + "1,2,3,4,5,6,7\n", {}, "row 202 has 7 fields and the first row 6"),
+        ("a.csv", GOOD[:-4], {}, "row 201, the last one, has 5 fields and the first row 6; the "
+         "file may still be being written"),
+        ("a.csv", GOOD[:-10], {}, "row 201, the last one, has 2 fields"),
+        ("a.csv", GOOD + str(START)[:4], {}, "row 202, the last one, has 1 fields"),
+        ("a.csv", HEADER + f"{START},2", {}, "row 2, the last one, has 2 fields"),
+        ("a.csv", GOOD[:-4] + "\r\n\n", {}, "row 201, the last one, has 5 fields"),
+        ("a.csv.gz", gzip.compress(GOOD[:-4].encode()), {}, "row 201, the last one, has 5 fields"),
+        ("a.csv", HEADER.replace(",", ";") + row().replace(",", ";")[:-4], {"delimiter": ";"},
+         "row 2, the last one, has 5 fields"),
         ("a.parquet", b"PAR1 half a file", {"format": "parquet"}, "not readable as parquet"),
         ("a.csv", GOOD, {"columns": COLUMNS | {"close": "Close"}}, "no column 'Close', which "
          "columns.close asks for. Did you mean 'close'?"),
@@ -103,6 +112,21 @@ def test_what_cannot_be_read_is_an_error_naming_file_and_series(
     assert message.startswith(f"{name}: series venue.BTC-USD.1m")
 
 
+def test_a_last_line_without_an_end_is_whole_when_it_has_all_fields(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.csv", GOOD[:-1]).bars.height == 200
+    assert read(tmp_path, "a.csv", HEADER + row(volume='"10"')[:-1]).bars.height == 1
+
+
+def test_an_encrypted_member_of_a_zip_is_named(tmp_path: Path) -> None:
+    content = bytearray(zipped(GOOD))
+    content[content.index(b"PK\x03\x04") + 6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(SourceError) as caught:
+        read(tmp_path, "a.zip", bytes(content))
+    assert str(caught.value).startswith("a.zip/bars.csv: series venue.BTC-USD.1m: this member")
+    assert "is encrypted" in str(caught.value)
+
+
 @pytest.mark.parametrize("path", ["absent.csv", "none_*.zip", "/nowhere/at/all.csv"])
 def test_a_missing_file_is_an_error_naming_the_path(tmp_path: Path, path: str) -> None:
     series = crypto(path)
@@ -121,7 +145,7 @@ def test_a_missing_file_is_an_error_naming_the_path(tmp_path: Path, path: str) -
         (row(close=0.5), [(2, "low must not be above close")]),
         (row(ts=START + 1), [(2, "ts must lie on the 1m grid of calendar 24/7")]),
         (row(open=0), [(2, "open must be positive"), (2, "low must not be above open")]),
-        (f"{START},2,4\n", [(2, "must not be null or NaN")] * 3),
+        (f"{START},2,4\n" + row(), [(2, "must not be null or NaN")] * 3),
     ],
 )
 def test_what_reads_well_and_is_wrong_is_named_by_row(

@@ -232,9 +232,23 @@ def test_trades_and_adjusted_close_are_taken_over(tmp_path: Path) -> None:
     assert given.notes
 
 
-def test_the_factor_is_anchored_at_the_earliest_bar_of_all_files(tmp_path: Path) -> None:
-    for name, time, adjusted in (("a", START + DAY, 6), ("b", START, 1.5)):
+@pytest.mark.parametrize(("names", "factors"), [("ab", [1.0, 4.0]), ("abc", [1.0, 2.0])])
+def test_the_factor_is_anchored_at_the_earliest_bar_that_counts(
+    tmp_path: Path, names: str, factors: list[float]
+) -> None:
+    files = {"a": (START + DAY, 6), "b": (START, 1.5), "c": (START, 3)}
+    for name in names:
+        time, adjusted = files[name]
         text = f"ts,open,high,low,close,volume,adj\n{time},2,4,1,3,10,{adjusted}\n"
         (tmp_path / f"{name}.csv").write_text(text)
     given = read(crypto("*.csv", source={"columns": COLUMNS | {"adj_close": "adj"}}), tmp_path)
-    assert given.bars["adj_factor"].to_list() == [4.0, 1.0]
+    assert given.bars["adj_factor"].to_list() == factors
+
+
+def test_scaled_prices_are_the_decimal_ones_to_the_last_bit(tmp_path: Path) -> None:
+    # 1219600 times the reciprocal of 10,000 is not 121.96.
+    prices = [1219600, 1210300, 1234567]
+    rows = "".join(f"{START + n * MINUTE},{p},{p},{p},{p},1\n" for n, p in enumerate(prices))
+    (tmp_path / "bars.csv").write_text(HEADER + rows)
+    given = read(crypto(source={"price_scale": 10_000}), tmp_path)
+    assert given.bars["close"].to_list() == [121.96, 121.03, 123.4567]

@@ -1,0 +1,288 @@
+"""Daily stocks, funds, indices and crypto of Yahoo Finance, through yfinance (extra `yahoo`).
+
+The whole history is read each time, since Yahoo gives prices adjusted for every split up to today:
+only with all splits known are they prices as traded again, and `adj_factor` starts at the first
+bar. Knows no other venue, and of the wire only `yahoo_chart`. Start at `Yahoo.fetch`.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from trade_pipeline.market.actions import Action, adjustment, unsplit
+from trade_pipeline.market.bars import BAR_SCHEMA, PRICES, TS
+from trade_pipeline.market.calendars import ALWAYS, DAY_MS, CalendarError, Instants, find_calendar
+from trade_pipeline.market.sources.base import (
+    Capabilities,
+    HistoryUnavailable,
+    Leg,
+    SourceBars,
+    SourceError,
+    Surroundings,
+    Wanted,
+    require_route,
+)
+from trade_pipeline.market.sources.transport import Line
+from trade_pipeline.market.sources.yahoo_chart import Answer, Chart, Meta, ask
+from trade_pipeline.settings.series import SeriesSettings, start_of_year
+from trade_pipeline.settings.sources import YahooSource
+
+ROUTE = "rest"
+# Yahoo's quotes are up to half an hour late, and the closing auction comes after the close.
+SETTLED_AFTER_MS = 3_600_000
+# A stock may be suspended for months; a longer hole at an end of the answer is not the market's.
+MOST_MISSING_MS = 366 * DAY_MS
+CRYPTO = "CRYPTOCURRENCY"
+
+Prices = npt.NDArray[np.float64]
+
+
+class Yahoo:
+    """Reads one ticker's daily history in one request.
+
+    Yahoo keeps split-adjusted prices as float32 of six decimals. Undoing a split multiplies that
+    error too, so prices as traded are rounded to the decimals that are left of it: cents for any
+    usual price, and the same ones whatever splits come later. A price of more decimals than are
+    left (a sixteenth of a dollar before splits of 100 for 1) loses the last ones, and another split
+    may then change it and so its partition.
+    """
+
+    implementation = 1
+
+    def routes(self, series: SeriesSettings) -> Mapping[str, Capabilities]:
+        """One route of daily bars: older than 7 to 730 days Yahoo has no shorter ones."""
+        return {
+            ROUTE: Capabilities(
+                page_cap=None,
+                has_history=True,
+                cursor="none",
+                fills_quiet=False,
+                timeframes=("1d",),
+                calls_per_minute=_settings(series).calls_per_minute,
+            )
+        }
+
+    def plan(
+        self, series: SeriesSettings, wanted: Wanted, route: str | None, around: Surroundings
+    ) -> list[Leg]:
+        """The whole range, whatever is stored: the factor needs the whole history."""
+        require_route(series, route or ROUTE, self.routes(series))
+        return [Leg(ROUTE, wanted.start_ms, wanted.end_ms)]
+
+    def fetch(self, series: SeriesSettings, leg: Leg, around: Surroundings) -> Iterator[SourceBars]:
+        """One batch with every settled bar since `first_year`; it confirms nothing.
+
+        It replaces what is stored, so that bars under a factor which Yahoo has since corrected do
+        not stay beside it.
+        """
+        settings = _settings(series)
+        _require_yfinance(series)
+        # One pace for all tickers: Yahoo counts by address.
+        line = Line("yahoo", "finance", settings.calls_per_minute, lambda error: False, around)
+        about, ticker = f"series {series.key}", settings.ticker
+        # A day early covers the new year of every time zone.
+        start = f"{start_of_year(series.first_year) - timedelta(days=1):%Y-%m-%d}"
+        answer = line.ask(
+            f"{about}: history of {ticker} since {start}",
+            lambda: ask(ticker, start, settings.base_url, about),
+        )
+        yield _source_bars(answer, series, around.now_ms())
+
+
+def _settings(series: SeriesSettings) -> YahooSource:
+    if not isinstance(series.source, YahooSource):
+        raise TypeError(f"series {series.key} is not of kind yahoo")
+    return series.source
+
+
+def _require_yfinance(series: SeriesSettings) -> None:
+    try:
+        import yfinance  # type: ignore[import-untyped] # noqa: F401
+    except ImportError as error:
+        raise SourceError(
+            f"series {series.key}: yfinance cannot be imported ({error}); install "
+            "trade_pipeline[yahoo]."
+        ) from error
+
+
+def _source_bars(answer: Answer, series: SeriesSettings, now_ms: int) -> SourceBars:
+    """Raw prices with their factor, of the settled sessions from `first_year` on."""
+    chart, frame = answer
+    about = f"series {series.key}: {_settings(series).ticker}"
+    _require_fit(chart.meta, series, about)
+    # The index is midnight at the exchange; a session's bar is stamped with that date.
+    dates = frame.index.tz_localize(None).to_numpy().astype("datetime64[D]")
+    ts = dates.astype("datetime64[ms]").astype(np.int64)
+    prices = frame[[name.capitalize() for name in PRICES]].to_numpy(np.float64)
+    volume = frame["Volume"].to_numpy(np.float64)
+    first_ms = int(start_of_year(series.first_year).timestamp()) * 1000
+    is_session, settled = _sessions(ts, series, now_ms)
+    traded = ~np.isnan(prices).all(axis=1)
+    # On holidays of some exchanges Yahoo repeats a price; other rows there are for `violations`.
+    flat = (prices == prices[:, :1]).all(axis=1) & (volume == 0)
+    wanted = (ts >= first_ms) & settled
+    kept = wanted & traded & (is_session | ~flat)
+    if not kept.any():
+        raise SourceError(
+            f"{about}: Yahoo has no finished session with prices since {series.first_year}; "
+            "materialize again after the next close."
+        )
+    left_out = int(np.count_nonzero(wanted & ~kept))
+    ts, prices, volume = ts[kept], prices[kept], volume[kept]
+    _require_whole(ts, chart.meta, first_ms, about)
+    try:
+        actions = _actions(chart, about)
+        ratio = unsplit(ts, np.ones(len(ts)), actions)
+        prices = _as_traded(prices, ratio)
+        factor = adjustment(ts, prices[:, PRICES.index("close")], actions)
+    except ValueError as error:
+        raise SourceError(f"{about}: {error}") from error
+    columns = {
+        "ts": pl.Series(ts).cast(TS),
+        **{name: prices[:, column] for column, name in enumerate(PRICES)},
+        "volume": np.where(ratio == 1, volume, np.rint(volume / ratio)),
+        "trades": None,
+        "adj_factor": None if series.calendar == ALWAYS else factor,
+        "source": ROUTE,
+    }
+    return SourceBars(
+        pl.DataFrame(columns).select(
+            pl.col(name).cast(dtype) for name, dtype in BAR_SCHEMA.items()
+        ),
+        confirmed=(),
+        origin=f"Yahoo Finance, {_settings(series).ticker}",
+        notes=_notes(chart, left_out),
+        actions=tuple(one for one in actions if ts[0] < one.ts_ms <= ts[-1]),
+        answers=1,
+        replaces=True,
+    )
+
+
+def _require_fit(meta: Meta, series: SeriesSettings, about: str) -> None:
+    """Refuse a calendar of another place: its closes would show bars before they are finished."""
+    if series.calendar == ALWAYS:
+        if meta.instrument_type != CRYPTO:
+            raise SourceError(
+                f"{about} is of type {meta.instrument_type} and does not trade around the clock; "
+                "set the series' calendar to its exchange, such as XNYS."
+            )
+        return
+    import exchange_calendars
+
+    year = exchange_calendars.get_calendar(series.calendar, start="2024-01-01", end="2024-12-31")
+    theirs = ZoneInfo(meta.exchange_timezone_name)
+    for month in (1, 7):  # winter and summer time
+        at = datetime(2024, month, 15, tzinfo=UTC)
+        if at.astimezone(theirs).utcoffset() != at.astimezone(year.tz).utcoffset():
+            raise SourceError(
+                f"{about} trades in the time of {meta.exchange_timezone_name}, calendar "
+                f"{series.calendar} is of {year.tz}; set the series' calendar to its exchange."
+            )
+
+
+def _sessions(
+    ts: Instants, series: SeriesSettings, now_ms: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Of each date [n]: is it a session, and has its bar stopped changing."""
+    calendar, daily = find_calendar(series.calendar), series.is_daily_session
+    first, last = (datetime.fromtimestamp(int(ts[at]) / 1000, UTC) for at in (0, -1))
+    # Nowhere does a session end later than two days after the start of its date in UTC.
+    closes = ts + 2 * DAY_MS
+    try:
+        end = last + timedelta(milliseconds=1)
+        known = np.isin(ts, calendar.expected(first, end, series.timeframe_ms, daily))
+        closes[known] = calendar.close_ts(ts[known], series.timeframe_ms, daily)
+    except CalendarError as error:
+        raise SourceError(f"series {series.key}: {error}") from error
+    return known, closes + SETTLED_AFTER_MS <= now_ms
+
+
+def _require_whole(ts: Instants, meta: Meta, first_ms: int, about: str) -> None:
+    """Refuse an answer that lacks an end of the history: it would replace what is stored."""
+    first_trade, last_trade = meta.first_trade_date, meta.regular_market_time
+    if first_trade is not None:
+        since = max(first_ms, first_trade * 1000)
+        if ts[0] - since > MOST_MISSING_MS:
+            raise HistoryUnavailable(
+                f"{about} has traded since {_date(since)}, but Yahoo's answer starts on "
+                f"{_date(ts[0])}; nothing is stored. Materialize again, or raise first_year."
+            )
+    if last_trade is not None and last_trade * 1000 - ts[-1] > MOST_MISSING_MS:
+        raise SourceError(
+            f"{about} traded on {_date(last_trade * 1000)}, but Yahoo's answer ends on "
+            f"{_date(ts[-1])}; nothing is stored. Materialize again."
+        )
+
+
+def _actions(chart: Chart, about: str) -> list[Action]:
+    """Splits, and dividends in money a share as it was on their ex-date."""
+    zone = ZoneInfo(chart.meta.exchange_timezone_name)
+    splits = {
+        Action(_session(one.date, zone), "split", one.numerator / one.denominator)
+        for one in chart.events.splits.values()
+    }
+    paid = list(chart.events.dividends.values())
+    for one in paid:
+        if one.currency and one.currency != chart.meta.currency:
+            raise SourceError(
+                f"{about}: the dividend of {_date(one.date * 1000)} is in {one.currency}, prices "
+                f"are in {chart.meta.currency}; adj_factor needs both in one currency. Take this "
+                "series from another source."
+            )
+    dates = np.array([_session(one.date, zone) for one in paid], dtype=np.int64)
+    amounts = np.array([one.amount for one in paid], dtype=np.float64)
+    order = np.argsort(dates, kind="stable")
+    dates, amounts = dates[order], amounts[order]
+    ratio = unsplit(dates, np.ones(len(dates)), splits)
+    values = _as_traded(amounts[:, np.newaxis], ratio)[:, 0]
+    dividends = {
+        Action(int(date), "dividend", float(value))
+        for date, value in zip(dates, values, strict=True)
+    }
+    return sorted(splits | dividends)
+
+
+def _as_traded(values: Prices, ratio: Prices) -> Prices:
+    """Split-adjusted money [n, k] times ratio [n], in the decimals that Yahoo's rounding leaves.
+
+    The adjusted value was rounded to six decimals and then to float32's 24 bits. A row shares its
+    decimals, so that rounding cannot bring low above close.
+    """
+    traded = values * ratio[:, np.newaxis]
+    if not len(traded):
+        return traded
+    six = np.where(ratio == 1, 0.0, ratio * 1e-6)  # what was never adjusted was never rounded
+    doubt = six + np.nanmax(traded, axis=1) * 2.0**-23
+    decimals = np.sum([10.0**-places >= doubt for places in range(1, 16)], axis=0)
+    for places in np.unique(decimals):
+        rows = decimals == places
+        traded[rows] = np.round(traded[rows], int(places))
+    return traded
+
+
+def _notes(chart: Chart, left_out: int) -> tuple[str, ...]:
+    meta, notes = chart.meta, []
+    if left_out:
+        notes.append(f"{left_out} dates without prices, or holidays with a repeated one, left out")
+    if meta.currency != "USD":
+        notes.append(f"prices and dividends are in {meta.currency or 'a currency not named'}")
+    if gains := len(chart.events.capital_gains):
+        notes.append(
+            f"{gains} capital gains distributions are not in adj_factor, unless Yahoo gives them "
+            "as dividends too"
+        )
+    return tuple(notes)
+
+
+def _session(seconds: int, zone: ZoneInfo) -> int:
+    """The exchange's date of an instant, as 00:00Z in ms."""
+    date = datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
+    return int(datetime(date.year, date.month, date.day, tzinfo=UTC).timestamp()) * 1000
+
+
+def _date(ms: int) -> str:
+    return f"{datetime.fromtimestamp(int(ms) / 1000, UTC):%Y-%m-%d}"

@@ -203,9 +203,9 @@ def case_trades_to_1m(folder: Path) -> Measured:
     ours = best(lambda: bars_of_trades(frame, MINUTE_MS))
     exchange = ccxt.kraken()
     part = [
-        {"timestamp": int(t) // 1_000_000, "price": float(p), "amount": float(v)}
-        for t, p, v in zip(time_ns, price, volume, strict=True)
-    ][:PART_OF_TRADES]
+        {"timestamp": t // 1_000_000, "price": p, "amount": v}
+        for t, p, v in frame.head(PART_OF_TRADES).select("time", "price", "volume").rows()
+    ]
     scaled = best(lambda: exchange.build_ohlcvc(part, "1m"), 3) * TRADES / PART_OF_TRADES
     note = f"ccxt timed on {PART_OF_TRADES} trades and scaled to {TRADES}"
     return Measured(ours, "ccxt.build_ohlcvc", scaled, note)

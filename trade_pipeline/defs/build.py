@@ -5,8 +5,12 @@ Start at `build_definitions`. Nothing here reads data; a wrong configuration sto
 
 import dagster as dg
 
+from trade_pipeline.defs.automation import build_follower
+from trade_pipeline.defs.backfill import build_backfill, build_prune
+from trade_pipeline.defs.derived import build_derived_sensor
 from trade_pipeline.defs.experiments import build_experiment, experiment_versions
 from trade_pipeline.defs.features import build_features, resolve_feature_sets
+from trade_pipeline.defs.inbox import build_inbox_sensor
 from trade_pipeline.defs.leaderboard import build_leaderboard
 from trade_pipeline.defs.manifests import build_manifest
 from trade_pipeline.defs.ohlcv import build_ohlcv
@@ -55,7 +59,8 @@ def build_definitions(places: Places) -> dg.Definitions:
         },
     )
     jobs = {name: build_jobs(name, assets, leaderboard) for name, assets in experiments.items()}
-    refresh_job, refresh_schedule = build_refresh(partitions, ohlcv.asset)
+    refresh_job, refresh_schedules = build_refresh(project, ohlcv.asset)
+    backfill_job = build_backfill(project, ohlcv.asset)
     checked = [ohlcv, manifest, *features.values()]
     return dg.Definitions(
         assets=[
@@ -64,9 +69,19 @@ def build_definitions(places: Places) -> dg.Definitions:
             leaderboard,
         ],
         asset_checks=[one.stored for one in checked],
-        jobs=[refresh_job, *(job for steps in jobs.values() for job in steps.values())],
-        schedules=[refresh_schedule],
-        sensors=[build_retrain_sensor(project, places.store, jobs)],
+        jobs=[
+            refresh_job,
+            backfill_job,
+            build_prune(project, ohlcv.asset),
+            *(job for steps in jobs.values() for job in steps.values()),
+        ],
+        schedules=refresh_schedules,
+        sensors=[
+            build_inbox_sensor(project, backfill_job),
+            build_derived_sensor(project, places.store, refresh_job),
+            build_retrain_sensor(project, places.store, jobs),
+            build_follower([manifest.asset, *(one.asset for one in features.values())]),
+        ],
         resources=build_resources(places.store, project.compute),
         executor=dg.in_process_executor,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from trade_pipeline.defs.automation import follows_manifest
 from trade_pipeline.defs.checks import (
     CONTENT_HASH,
     Checked,
@@ -76,6 +77,7 @@ def _build_one(
             dg.AssetDep(manifest, partition_mapping=same_partition()),
         ],
         backfill_policy=dg.BackfillPolicy.single_run(),
+        automation_condition=follows_manifest(manifest),
         code_version=feature_set_version(feature_set),
         io_manager_key="frames",
         group_name="features",

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from trade_pipeline.defs.automation import follows_bars
 from trade_pipeline.defs.checks import CONTENT_HASH, Checked, combined_version, stored_check
 from trade_pipeline.defs.partitions import Partitions, all_years, partitions_of_run
 from trade_pipeline.defs.pictures import png
@@ -26,6 +27,7 @@ def build_manifest(project: Project, partitions: Partitions, ohlcv: dg.AssetsDef
         partitions_def=partitions.series,
         deps=[dg.AssetDep(ohlcv, partition_mapping=all_years())],
         backfill_policy=dg.BackfillPolicy.single_run(),
+        automation_condition=follows_bars(),
         code_version=code_version({}, {"coverage": market_coverage.IMPLEMENTATION}),
         io_manager_key="documents",
         group_name="market",

@@ -7,7 +7,8 @@ Knows no Dagster. Start at `import_bars`.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from trade_pipeline.market import bars as market_bars
-from trade_pipeline.market import quality, verdicts
+from trade_pipeline.market import verdicts
 from trade_pipeline.market.coverage import joined
 from trade_pipeline.market.sources.base import (
     Interval,
@@ -123,7 +124,8 @@ def store_batch(store: Path, series: str, year: int, batch: SourceBars) -> int:
     with frame_lock(location):
         known, before = Partition(market_bars.empty_bars(), (), ()), None
         if location.path.exists():
-            known = read_partition(location)
+            with _repairable(series, year):
+                known = read_partition(location)
             before = partition_metadata(known.confirmed, known.actions)
         if batch.replaces:
             merged = batch.stored
@@ -137,6 +139,18 @@ def store_batch(store: Path, series: str, year: int, batch: SourceBars) -> int:
         if metadata != before or not merged.equals(known.bars):
             write_frame(location, merged, metadata)
     return merged.height - known.bars.height
+
+
+@contextmanager
+def _repairable(series: str, year: int) -> Iterator[None]:
+    """Adds the way out to the error of a damaged partition, which no import can merge into."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(
+            f"{error} Of bars that means: prune the whole of {year} of {series} (job prune_bars), "
+            "then import it again."
+        ) from error
 
 
 def _keep_differences(
@@ -174,6 +188,9 @@ class _SeriesImport:
             if legs:
                 self.plan = "; ".join(_leg_text(leg) for leg in legs)
             self.around.log(f"{self.series.key}: plan: {self.plan}")
+            routes = self.source.routes(self.series)
+            if any(routes[leg.route].calls_per_minute for leg in legs):
+                self.around.announce(self.series.key, self.plan)
             for leg in legs:
                 left = [
                     year
@@ -198,7 +215,8 @@ class _SeriesImport:
         missing: list[Interval] = []
         for year in self.years:
             start, end = year_interval(year)
-            stored = read_confirmed(self._location(year))
+            with _repairable(self.series.key, year):
+                stored = read_confirmed(self._location(year))
             missing += without(max(start, first), min(end, last), stored)
         start = max(first, year_interval(self.years[0])[0])
         return Wanted(start, max(start, last), joined(missing))
@@ -242,10 +260,7 @@ class _SeriesImport:
         store = self.around.store
         if not refused:
             verdicts.keep(store, verdicts.VALID, one.series, year, ())
-        holes = quality.gaps(stored.bars, stored.confirmed, self.series)
-        jumps = quality.outliers(stored.bars, self.series)
-        verdicts.keep(store, verdicts.GAPS, one.series, year, holes.to_dicts())
-        verdicts.keep(store, verdicts.OUTLIERS, one.series, year, jumps.to_dicts())
+        gaps, outliers = verdicts.judge(store, self.series, year, stored)
         differences = verdicts.read(store, verdicts.DIFFERENCES, one.series, year)
         self.outcome.committed[one] = {
             CONTENT_HASH: version,
@@ -256,8 +271,8 @@ class _SeriesImport:
             "source": ", ".join(list(self.origins[year])[:5]) or "nothing new",
             "plan": self.plan,
             "answers": self.answers,
-            "gaps": holes.height,
-            "outliers": jumps.height,
+            "gaps": gaps,
+            "outliers": outliers,
             "source_differences": len(differences),
             "bytes": location.path.stat().st_size,
         }

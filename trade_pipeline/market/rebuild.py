@@ -9,17 +9,20 @@ together with `require_contiguous`, end at `bars_of_trades`.
     └── TradesOrderError  pages do not fit together: trades are missing or contradict each other
 """
 
-import math
 import re
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+from numba import njit
 
 from trade_pipeline.market.bars import BAR_SCHEMA, TS, empty_bars
 
 IMPLEMENTATION = 1
 
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 TRADE_SCHEMA: dict[str, pl.DataType] = {
     "id": pl.Int64(),
     "time": pl.Int64(),  # ns since 1970
@@ -27,6 +30,8 @@ TRADE_SCHEMA: dict[str, pl.DataType] = {
     "volume": pl.Float64(),
 }
 NS_PER_MS = 1_000_000
+LOTS = 1e8  # of which volumes with eight decimals are whole numbers
+EXACT = 2.0**53  # up to here floats hold every whole number
 _CURSOR = re.compile(r"[1-8][0-9]{18}")
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,18})?")
 # Where a trade's fields stand, and their form. Seconds have ten digits (2001 to 2255), so that
@@ -59,7 +64,7 @@ class TradePage(NamedTuple):
 
 
 class RebuiltBars(NamedTuple):
-    """Bars of a run of trades; `confirmed` is None when the trades cover no whole interval."""
+    """Bars of a run of trades; `confirmed` is None when no whole interval is known."""
 
     bars: pl.DataFrame  # BAR_SCHEMA, source `trades`, sorted; none for a quiet interval
     confirmed: tuple[int, int] | None  # [start, end) in ms of which every trade is known
@@ -70,8 +75,8 @@ def parse_trades(body: object, pair: str) -> TradePage:
 
     Args:
         body: the decoded JSON of `/0/public/Trades`, its fractions left as text
-            (`json.loads(text, parse_float=str)`; ccxt's `quoteJsonNumbers` does so): a float
-            cannot hold a time in ns.
+            (`json.loads(text, parse_float=str)`; in Python ccxt's `quoteJsonNumbers` does
+            nothing): a float cannot hold a time in ns.
         pair: the key that the trades must stand under, for example `XXBTZUSD`.
 
     Raises:
@@ -103,7 +108,10 @@ def require_contiguous(trades: pl.DataFrame) -> pl.DataFrame:
     Raises:
         TradesOrderError: an id is missing between two others, or has two contents.
     """
-    ordered = trades.select(*TRADE_SCHEMA).unique().sort(*TRADE_SCHEMA)
+    trades = trades.select(*TRADE_SCHEMA)
+    if _contiguous(trades["id"].to_numpy()) == trades.height:
+        return trades
+    ordered = trades.unique().sort(*TRADE_SCHEMA)
     ids = ordered["id"].to_numpy()
     twice, gaps = np.flatnonzero(np.diff(ids) == 0), np.flatnonzero(np.diff(ids) > 1)
     if len(twice):
@@ -121,16 +129,30 @@ def require_contiguous(trades: pl.DataFrame) -> pl.DataFrame:
     return ordered
 
 
-def bars_of_trades(trades: pl.DataFrame, timeframe_ms: int) -> RebuiltBars:
-    """Bars of every interval that the trades cover wholly; intervals are counted from 1970.
+def bars_of_trades(
+    trades: pl.DataFrame,
+    timeframe_ms: int,
+    known_from_ns: int | None = None,
+    known_until_ns: int | None = None,
+) -> RebuiltBars:
+    """Bars of every interval of which all trades are known; intervals are counted from 1970.
 
-    The first and the last interval are dropped: trades before the first one and after the last
-    one may belong to them, even when those stand exactly on an interval's edge. The volume is
-    the correctly rounded sum of the trades' volumes, so it does not depend on their order.
+    A bar's volume is the float nearest to the sum of its trades' when these have at most eight
+    decimals, as Kraken's lots do: the number that the venue itself writes. Otherwise it is a
+    compensated sum in the order of ids. Either way the same trades give the same bits, whatever
+    pages they came in.
 
     Args:
         trades: `TRADE_SCHEMA`, any order, repeated ids allowed.
         timeframe_ms: length of a bar.
+        known_from_ns: every trade from this time on is among them, until `known_until_ns`. None:
+            the first trade may have others before it in its interval, even when it stands
+            exactly on the interval's edge, so that interval is dropped.
+        known_until_ns: every trade before this time is among them; later ones are left out. None:
+            the last trade may have others after it, so its interval is dropped.
+
+    Returns:
+        The bars, and the whole intervals between the two bounds; quiet ones have no bar.
 
     Raises:
         TradesOrderError: as `require_contiguous`, or a trade is earlier than the one before it,
@@ -139,33 +161,96 @@ def bars_of_trades(trades: pl.DataFrame, timeframe_ms: int) -> RebuiltBars:
     if timeframe_ms <= 0:
         raise ValueError(f"timeframe_ms is {timeframe_ms}; a bar must be longer than 0 ms.")
     ids, time, price, volume = (column.to_numpy() for column in require_contiguous(trades))
-    for at in np.flatnonzero(np.diff(time) < 0)[:1]:
+    if (at := int(_first_fall(time))) >= 0:
         raise TradesOrderError(
-            f"trade {ids[at + 1]} at {time[at + 1]} ns is earlier than trade {ids[at]} at "
-            f"{time[at]} ns; times must not fall as ids rise. Fetch both again."
+            f"trade {ids[at]} at {time[at]} ns is earlier than trade {ids[at - 1]} at "
+            f"{time[at - 1]} ns; times must not fall as ids rise. Fetch both again."
         )
-    interval = time // (timeframe_ms * NS_PER_MS)
-    # Where each interval's trades begin, but the first one's: so the last edge ends the last bar.
-    edges = np.flatnonzero(np.diff(interval)) + 1
-    if not len(edges) or interval[-1] - interval[0] < 2:
+    length = timeframe_ms * NS_PER_MS
+    if not len(time) and (known_from_ns is None or known_until_ns is None):
         return RebuiltBars(empty_bars(), None)
-    first, after = edges[:-1], edges[1:]
-    spans = [slice(*span) for span in zip(first, after, strict=True)]
+    start = -(-known_from_ns // length) if known_from_ns is not None else time[0] // length + 1
+    end = (known_until_ns if known_until_ns is not None else time[-1]) // length
+    if start >= end:
+        return RebuiltBars(empty_bars(), None)
+    whole = slice(*np.searchsorted(time, (start * length, end * length)))
+    opens, *columns, counts = _bars(time[whole], price[whole], volume[whole], length)
     bars = pl.DataFrame(
         {
-            "ts": pl.Series(interval[first] * timeframe_ms).cast(TS),
-            "open": price[first],
-            "high": [price[span].max() for span in spans],
-            "low": [price[span].min() for span in spans],
-            "close": price[after - 1],
-            "volume": [math.fsum(volume[span]) for span in spans],
-            "trades": after - first,
-            "adj_factor": [None] * len(spans),
-            "source": ["trades"] * len(spans),
+            "ts": pl.Series(opens // NS_PER_MS).cast(TS),
+            **dict(zip(("open", "high", "low", "close", "volume"), columns, strict=True)),
+            "trades": counts,
         }
-    ).select(pl.col(name).cast(dtype) for name, dtype in BAR_SCHEMA.items())
-    confirmed = (int(interval[0]) + 1) * timeframe_ms, int(interval[-1]) * timeframe_ms
-    return RebuiltBars(bars, confirmed)
+    ).with_columns(adj_factor=None, source=pl.lit("trades"))
+    return RebuiltBars(
+        bars.select(pl.col(name).cast(dtype) for name, dtype in BAR_SCHEMA.items()),
+        (int(start) * timeframe_ms, int(end) * timeframe_ms),
+    )
+
+
+@njit(cache=True)
+def _contiguous(ids: IntArray) -> int:
+    """How many of them rise by exactly one, from the first on."""
+    at = min(1, len(ids))
+    while at < len(ids) and ids[at] == ids[at - 1] + 1:
+        at += 1
+    return at
+
+
+@njit(cache=True)
+def _first_fall(time: IntArray) -> int:
+    """Where a time is earlier than the one before it; -1 when nowhere."""
+    for at in range(1, len(time)):
+        if time[at] < time[at - 1]:
+            return at
+    return -1
+
+
+@njit(cache=True)
+def _bars(
+    time: IntArray, price: FloatArray, volume: FloatArray, length: int
+) -> tuple[IntArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, IntArray]:
+    """One bar an interval that traded; no fastmath, so that the same trades give the same bits.
+
+    Args:
+        time: [T] ns, not falling.
+        price: [T].
+        volume: [T], not negative.
+        length: of an interval, ns.
+
+    Returns:
+        [B] each: open time in ns, open, high, low, close, volume, number of trades.
+    """
+    most = 0 if len(time) == 0 else min(len(time), (time[-1] - time[0]) // length + 2)
+    opens, counts = np.empty(most, np.int64), np.empty(most, np.int64)
+    open_, high, low = np.empty(most), np.empty(most), np.empty(most)
+    close, total = np.empty(most), np.empty(most)
+    bar, at = 0, 0
+    while at < len(time):
+        first = at
+        opens[bar] = time[at] // length * length
+        end = opens[bar] + length
+        highest = lowest = price[at]
+        sum_, lost, lots, whole_lots = 0.0, 0.0, 0.0, True
+        while at < len(time) and time[at] < end:
+            highest, lowest = max(highest, price[at]), min(lowest, price[at])
+            amount = volume[at]
+            # Neumaier: what each addition rounds off is kept and added at the end.
+            grown = sum_ + amount
+            if sum_ >= amount:
+                lost += (sum_ - grown) + amount
+            else:
+                lost += (amount - grown) + sum_
+            sum_ = grown
+            of_lots = np.rint(amount * LOTS)
+            whole_lots &= of_lots / LOTS == amount
+            lots += of_lots
+            at += 1
+        open_[bar], close[bar] = price[first], price[at - 1]
+        high[bar], low[bar], counts[bar] = highest, lowest, at - first
+        total[bar] = lots / LOTS if whole_lots and lots < EXACT else sum_ + lost
+        bar += 1
+    return (opens[:bar], open_[:bar], high[:bar], low[:bar], close[:bar], total[:bar], counts[:bar])
 
 
 def _trade(row: object, position: int, pair: str) -> tuple[int, int, float, float]:

@@ -7,6 +7,9 @@ after a partition was imported, and at `standing` for all that still stands.
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from trade_pipeline.market import quality
+from trade_pipeline.market.stored import Partition
+from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.documents import read_json, write_json
 
@@ -27,6 +30,15 @@ def keep(
         write_json(location, {"series": series, "year": year, "rows": texts})
     else:
         location.path.unlink(missing_ok=True)
+
+
+def judge(store: Path, series: SeriesSettings, year: int, stored: Partition) -> tuple[int, int]:
+    """Look for gaps and outliers in a partition and keep what is found; says how many of each."""
+    holes = quality.gaps(stored.bars, stored.confirmed, series)
+    jumps = quality.outliers(stored.bars, series)
+    keep(store, GAPS, series.key, year, holes.to_dicts())
+    keep(store, OUTLIERS, series.key, year, jumps.to_dicts())
+    return holes.height, jumps.height
 
 
 def read(store: Path, check: str, series: str, year: int) -> Rows:

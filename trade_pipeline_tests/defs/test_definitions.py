@@ -16,7 +16,7 @@ from trade_pipeline.settings.experiment import MOST_TRIALS
 from trade_pipeline.settings.project import Places, read_project
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-HEAVY = ("torch", "stable_baselines3", "matplotlib", "plotly", "numba")
+HEAVY = ("torch", "stable_baselines3", "matplotlib", "plotly", "numba", "ccxt", "yfinance")
 STEPS = ("dataset", "trials", "report")
 PROJECT = read_project(CONFIGS)
 

@@ -1,7 +1,6 @@
-"""What runs when nobody presses a button: the retrain sensor and the daily schedule."""
+"""What runs when nobody presses a button: the retrain sensor."""
 
 import json
-from datetime import UTC, datetime
 
 import dagster as dg
 import polars as pl
@@ -294,35 +293,3 @@ def test_the_hash_of_the_rows_sees_every_series(imported: Deployment) -> None:
     assert materialize(places, instance, "manifest", "features/tiny", first=BETA).success
     assert selected_rows_hash(store, project.experiments["alone"]) == before["alone"]
     assert selected_rows_hash(store, project.experiments["pair"]) != before["pair"]
-
-
-def scheduled(deployment: Deployment, time: datetime) -> list[dg.RunRequest]:
-    schedule = build_definitions(deployment.places).resolve_schedule_def("refresh_current_year")
-    with dg.build_schedule_context(
-        instance=deployment.instance, scheduled_execution_time=time
-    ) as context:
-        return list(schedule.evaluate_tick(context).run_requests or [])
-
-
-def test_the_schedule_imports_this_year_of_every_series_in_one_run(empty: Deployment) -> None:
-    (request,) = scheduled(empty, datetime(2022, 3, 4, 6, 15, tzinfo=UTC))
-    job = build_definitions(empty.places).resolve_job_def("refresh_bars")
-    result = job.execute_in_process(instance=empty.instance, tags=request.tags)
-    assert result.success
-    stored = {
-        str(path.relative_to(empty.places.store / "ohlcv"))
-        for path in empty.places.store.glob("ohlcv/*/*.parquet")
-    }
-    assert stored == {f"{ALPHA}/2022.parquet", f"{BETA}/2022.parquet"}
-    assert empty.instance.get_materialized_partitions(dg.AssetKey("ohlcv")) == {
-        f"{ALPHA}|2022",
-        f"{BETA}|2022",
-    }
-
-
-def test_each_day_of_the_schedule_is_a_run_of_its_own(empty: Deployment) -> None:
-    days = [datetime(2022, 12, 31, 6, 15, tzinfo=UTC), datetime(2023, 1, 1, 6, 15, tzinfo=UTC)]
-    (old,), (new,) = (scheduled(empty, day) for day in days)
-    assert old.run_key != new.run_key
-    assert old.tags["dagster/asset_partition_range_end"] == f"{BETA}|2022"
-    assert new.tags["dagster/asset_partition_range_end"] == f"{BETA}|2023"

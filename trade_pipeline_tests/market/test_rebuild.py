@@ -1,8 +1,8 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -85,8 +85,7 @@ def test_rebuilding_the_recorded_trades_gives_the_recorded_candles(shared_data: 
     for name, at in {"open": 1, "high": 2, "low": 3, "close": 4}.items():
         assert bars[name].to_list() == [float(row[at]) for row in inside]
     assert bars["trades"].to_list() == [row[7] for row in inside]
-    volumes = np.array([float(row[6]) for row in inside])
-    np.testing.assert_allclose(bars["volume"].to_numpy(), volumes, rtol=0, atol=2e-14)
+    assert bars["volume"].to_list() == [float(row[6]) for row in inside]
     # Every candle without a trade in the confirmed time is a minute that has no bar.
     assert (confirmed[1] - confirmed[0]) // MINUTE - bars.height == sum(
         confirmed[0] <= row[0] * 1000 < confirmed[1] and row[7] == 0
@@ -279,11 +278,62 @@ def test_a_busy_second_keeps_every_trade_in_order_of_id() -> None:
     ]
 
 
-def test_the_volume_is_the_rounded_sum_of_its_trades() -> None:
-    trades = trades_at([0, *[MINUTE_NS] * 12, 2 * MINUTE_NS]).with_columns(
-        volume=pl.Series([1.0, 1e15, *[0.1] * 10, 0.0, 1.0])
-    )
-    assert bars_of_trades(trades, MINUTE).bars["volume"].to_list() == [1e15 + 1]
+def one_minute_of(volumes: list[float]) -> float:
+    """The volume of the bar of trades with these volumes."""
+    trades = trades_at(list(range(len(volumes))))
+    trades = trades.with_columns(volume=pl.Series(volumes, dtype=pl.Float64))
+    start = START * 1_000_000
+    (volume,) = bars_of_trades(trades, MINUTE, start, start + MINUTE_NS).bars["volume"]
+    return float(volume)
+
+
+def test_small_volumes_beside_a_huge_one_are_not_lost() -> None:
+    assert one_minute_of([1e15, *[0.1] * 10, 0.0]) == 1e15 + 1
+
+
+@given(st.lists(st.integers(0, 10**13), min_size=1, max_size=60))
+def test_the_volume_is_the_float_nearest_to_the_sum_of_lots(lots: list[int]) -> None:
+    assert one_minute_of([one / 10**8 for one in lots]) == sum(lots) / 10**8
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=60))
+def test_any_other_volume_is_within_a_rounding_of_the_true_sum(volumes: list[float]) -> None:
+    true = math.fsum(volumes)
+    assert abs(one_minute_of(volumes) - true) <= math.ulp(true)
+
+
+def test_with_known_bounds_the_edges_are_bars_too() -> None:
+    trades = trades_at([0, 1, MINUTE_NS, 3 * MINUTE_NS + 5], [1.0, 2.0, 3.0, 4.0])
+    start, end = START * 1_000_000, START * 1_000_000 + 5 * MINUTE_NS
+    bars, confirmed = bars_of_trades(trades, MINUTE, start, end)
+    assert confirmed == within(0, 5)
+    assert opens(bars) == [0, 1, 3]
+    assert bars.select("open", "close", "trades").rows() == [
+        (1.0, 2.0, 2),
+        (3.0, 3.0, 1),
+        (4.0, 4.0, 1),
+    ]
+    assert bars_of_trades(trades, MINUTE, known_from_ns=start).confirmed == within(0, 3)
+    assert bars_of_trades(trades, MINUTE, known_until_ns=end).confirmed == within(1, 5)
+
+
+def test_a_bound_within_an_interval_leaves_that_interval_out() -> None:
+    trades = trades_at([at * MINUTE_NS // 2 for at in range(12)])
+    start = START * 1_000_000 + 1
+    bars, confirmed = bars_of_trades(trades, MINUTE, start, start + 4 * MINUTE_NS)
+    assert confirmed == within(1, 4)
+    assert opens(bars) == [1, 2, 3]
+    assert bars_of_trades(trades, MINUTE, start, start + MINUTE_NS - 2).confirmed is None
+
+
+def test_a_known_time_without_a_trade_is_confirmed_to_be_quiet() -> None:
+    none = pl.DataFrame(schema=TRADE_SCHEMA)
+    start = START * 1_000_000
+    bars, confirmed = bars_of_trades(none, MINUTE, start, start + 3 * MINUTE_NS)
+    assert_frame_equal(bars, empty_bars())
+    assert confirmed == within(0, 3)
+    assert bars_of_trades(none, MINUTE, known_from_ns=start).confirmed is None
+    assert bars_of_trades(none, MINUTE, known_until_ns=start).confirmed is None
 
 
 @st.composite
@@ -356,3 +406,24 @@ def test_confirmed_bars_never_change_when_more_trades_come(
     ms = pl.col("ts").dt.epoch("ms")
     known = bars_of_trades(trades, MINUTE).bars.filter(ms >= confirmed[0], ms < confirmed[1])
     assert_frame_equal(bars, known, check_exact=True)
+
+
+@given(windows(), st.data())
+def test_taking_a_window_in_parts_gives_its_bars(trades: pl.DataFrame, data: st.DataObject) -> None:
+    """As a crawl does: whole minutes of what has come, the rest with the next pages."""
+    start, end = START * 1_000_000, START * 1_000_000 + 9 * MINUTE_NS
+    whole = bars_of_trades(trades, MINUTE, start, end)
+    cuts = data.draw(st.lists(st.integers(1, trades.height), max_size=5).map(sorted))
+    parts, waiting, known, done = [], trades[:0], start, 0
+    for cut in cuts:
+        waiting = pl.concat([waiting, trades[done:cut]])
+        done = cut
+        part = bars_of_trades(waiting, MINUTE, known, int(waiting["time"][-1]))
+        if part.confirmed is not None:
+            assert part.confirmed[0] * 1_000_000 == known
+            known = part.confirmed[1] * 1_000_000
+            parts.append(part.bars)
+            waiting = waiting.filter(pl.col("time") >= known)
+    rest = bars_of_trades(pl.concat([waiting, trades[done:]]), MINUTE, known, end)
+    assert_frame_equal(pl.concat([*parts, rest.bars]), whole.bars, check_exact=True)
+    assert whole.confirmed == within(0, 9)

@@ -94,7 +94,7 @@ def test_the_web_ui_lists_the_graph_and_materializes_a_partition(
         expect(tab.get_by_text(group, exact=True).first).to_be_visible(timeout=60_000)
 
     tab.goto(f"{server}/automation")
-    for name in ("refresh_current_year", "retrain"):
+    for name in ("refresh_1d", "inbox", "derived_bars", "retrain"):
         expect(tab.get_by_text(name).first).to_be_visible(timeout=60_000)
 
     tab.goto(f"{server}/assets/ohlcv")

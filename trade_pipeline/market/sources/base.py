@@ -110,6 +110,7 @@ class Surroundings:
         sleep: waits some seconds.
         log: takes a line of progress.
         batch_answers: most answers of a venue before a batch is handed over to be stored.
+        announce: takes the series and its plan before the first request to a venue.
         all_series: every series by key, for those that are derived from another.
     """
 
@@ -120,6 +121,7 @@ class Surroundings:
     sleep: Callable[[float], None]
     log: Callable[[str], None]
     batch_answers: int = 50
+    announce: Callable[[str, str], None] = lambda series, plan: None
     all_series: Mapping[str, SeriesSettings] = field(default_factory=dict)
 
 

@@ -39,6 +39,7 @@ from trade_pipeline.market.stored import (
     read_confirmed,
     read_partition,
 )
+from trade_pipeline.settings.base import SettingsError
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.frames import frame_lock, read_hash, write_frame
@@ -199,7 +200,7 @@ class _SeriesImport:
                 ]
                 for batch in self.source.fetch(self.series, leg, self.around):
                     self._take(batch)
-        except (SourceError, StorageError) as error:
+        except (SourceError, StorageError, SettingsError) as error:
             for year in left:
                 self._refuse(year, str(error), [{"rule": "source", "value": str(error)}])
         for year in self.years:

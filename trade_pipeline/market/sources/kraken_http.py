@@ -158,13 +158,18 @@ class _Client(ccxt.kraken):  # type: ignore[misc]
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # ccxt looks for errors in the body before anyone has checked its shape.
             raise BadResponseError(f"the answer cannot be read ({error!r})") from error
-        if not isinstance(body, dict):
-            _refuse(f"is {_shown(body)} instead of a JSON object")
-        if body.get("error") != []:
-            _refuse(f"reports error {_shown(body.get('error'))} instead of an empty list")
-        if not isinstance(body.get("result"), dict):
-            _refuse(f"has result {_shown(body.get('result'))} instead of an object")
-        return body
+        return require_result(body)
+
+
+def require_result(body: object) -> dict[str, Any]:
+    """An answer as Kraken sends it when all is well. Raises `BadResponseError`."""
+    if not isinstance(body, dict):
+        _refuse(f"is {_shown(body)} instead of a JSON object")
+    if body.get("error") != []:
+        _refuse(f"reports error {_shown(body.get('error'))} instead of an empty list")
+    if not isinstance(body.get("result"), dict):
+        _refuse(f"has result {_shown(body.get('result'))} instead of an object")
+    return body
 
 
 def may_pass(error: BaseException) -> bool:

@@ -22,7 +22,13 @@ from trade_pipeline.market.sources.base import (
     within,
 )
 from trade_pipeline.market.sources.kraken import Kraken
-from trade_pipeline.market.sources.kraken_http import may_pass, next_page, read_candles, read_time
+from trade_pipeline.market.sources.kraken_http import (
+    may_pass,
+    next_page,
+    read_candles,
+    read_time,
+    require_result,
+)
 from trade_pipeline.market.sources.transport import MOST_ATTEMPTS, BadResponseError
 from trade_pipeline.market.stored import Partition, read_partition
 from trade_pipeline.settings.series import TIMEFRAME_MS, SeriesSettings
@@ -122,6 +128,12 @@ class World:
 
     def asked(self, endpoint: str) -> int:
         return sum(one.endpoint == endpoint for one in self.fake.requests)
+
+
+@pytest.fixture(autouse=True)
+def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pair is known yet: the system may give a fake the port of an earlier one."""
+    monkeypatch.setattr(kraken_http, "_pair_ids", {})
 
 
 @pytest.fixture
@@ -387,15 +399,18 @@ FAULTY.remove(("OHLC", "ids with a hole"))
 def test_a_fault_that_passes_costs_nothing_but_time(
     world: World, endpoint: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kraken_http, "TIMEOUT_MS", 200)
+    if kind == "timeout":
+        monkeypatch.setattr(kraken_http, "TIMEOUT_MS", 300)
     route = "rest" if endpoint in ("OHLC", "AssetPairs") else "trades"
     after = 1 if endpoint == "Trades" else 0
     world.fake.fail(endpoint, kind, times=2, after=after)
     succeed(world.take(SMALL_WINDOW, route, batch_answers=1))
     assert_true(world.stored(), SMALL, SMALL_WINDOW, source=(route,))
-    # Trades out of order are put in order; anything else is asked for again.
-    taken = (endpoint, kind) == ("Trades", "unsorted")
-    assert sum("attempt" in line for line in world.log) == (0 if taken else 2)
+    repeated = sum("attempt" in line for line in world.log)
+    if kind == "timeout":  # on a busy machine a good answer may be that late, too
+        assert repeated >= 2
+    else:  # trades out of order are put in order, anything else is asked for again
+        assert repeated == (0 if (endpoint, kind) == ("Trades", "unsorted") else 2)
 
 
 @small
@@ -437,6 +452,12 @@ def test_an_unknown_symbol_is_named_with_the_closest_one(world: World) -> None:
     said = sentence(world.take(SMALL_WINDOW, "rest", series))
     assert "Kraken has no symbol 'BTC/USDD'. Did you mean 'BTC/USD'?" in said
     assert [one.endpoint for one in world.fake.requests] == ["AssetPairs"]
+
+
+def test_an_empty_list_of_pairs_is_garbage_and_not_an_unknown_symbol(tmp_path: Path) -> None:
+    with FakeKraken(SMALL, Clock(NOW), pairs=()) as fake:
+        said = sentence(World(fake, tmp_path).take(SMALL_WINDOW, "rest"))
+    assert "the list of pairs is empty; given up" in said
 
 
 @pytest.mark.parametrize(
@@ -621,6 +642,25 @@ def test_a_candle_is_complete_when_the_venue_says_so_wherever_it_stands(
 def test_garbage_is_an_error_and_never_no_candles(garbage: dict[str, Any], said: str) -> None:
     with pytest.raises(BadResponseError, match=said):
         read_candles(garbage, PAIR, MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("<html>", "is '<html>' instead of a JSON object"),
+        (None, "is None instead"),
+        ([], r"is \[\] instead"),
+        ({}, "reports error None"),
+        ({"error": None, "result": result()}, "reports error None"),
+        ({"error": "", "result": result()}, "reports error ''"),
+        ({"error": ["EService:Busy"], "result": result()}, "EService:Busy"),
+        ({"error": []}, "has result None"),
+        ({"error": [], "result": []}, r"has result \[\]"),
+    ],
+)
+def test_an_answer_without_a_result_is_asked_for_again(body: object, said: str) -> None:
+    with pytest.raises(BadResponseError, match=said):
+        require_result(body)
 
 
 CURSOR = "1740873600000000000"

@@ -177,11 +177,12 @@ def import_all(places: Places, instance: dg.DagsterInstance) -> None:
 
 
 def train_all(places: Places, instance: dg.DagsterInstance) -> None:
-    """Policies, backtests, reports and the leaderboard of both experiments."""
+    """Policies, backtests and reports of both experiments, and what comes last."""
     trials = {"alone": [f"base.f{f}.s{s}" for f in (0, 1) for s in (0, 1)], "pair": ["base.f0.s0"]}
     for name, keys in trials.items():
         for key in keys:
             assert materialize(
                 places, instance, f"{name}/policy", f"{name}/backtest", first=key
             ).success
-    assert materialize(places, instance, "alone/report", "pair/report", "leaderboard").success
+    last = ("alone/report", "pair/report", "leaderboard", "storage_use")
+    assert materialize(places, instance, *last).success

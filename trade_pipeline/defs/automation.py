@@ -24,13 +24,14 @@ def follows_bars() -> Condition:
     It waits while an import of the series runs and while the series has no bar. It asks once:
     after a failed run it waits until the series was imported again.
     """
-    return (
+    condition = (
         InputsChanged()
         & Untried()
         & dg.AutomationCondition.any_deps_match(HasRows())
         & ~dg.AutomationCondition.in_progress()
         & ~dg.AutomationCondition.any_deps_in_progress()
     )
+    return condition.with_label("follows_bars")
 
 
 def follows_manifest(manifest: dg.AssetsDefinition) -> Condition:

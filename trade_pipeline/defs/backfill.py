@@ -25,7 +25,7 @@ from trade_pipeline.defs.ohlcv import (
 )
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.market.importing import CONTENT_HASH, SeriesYear
-from trade_pipeline.market.pruning import prune
+from trade_pipeline.market.pruning import prune, whole_bars
 from trade_pipeline.market.sources.base import (
     Interval,
     SourceError,
@@ -140,12 +140,17 @@ def build_prune(project: Project, ohlcv: dg.AssetsDefinition) -> dg.JobDefinitio
         with _sentences():
             end_of_year = year_interval(datetime.now(UTC).year)[1]
             chosen = _chosen(project, config, end_of_year, context.log.info)
-        span = f"from {_text(chosen.window[0])} to {_text(chosen.window[1])}"
+        windows = {key: whole_bars(project.series[key], chosen.window) for key in chosen.series}
+        spans = {key: _span(window) for key, window in windows.items()}
         if not config.confirm:
+            going = "; ".join(f"{key} {span}" for key, span in spans.items())
             raise _failure(
-                f"This would remove the bars of {', '.join(chosen.series)} {span}; nothing was "
-                "touched. Set confirm: true to remove them."
+                f"This would remove the bars of {going}; nothing was touched. Set confirm: true "
+                "to remove them."
             )
+        for key, span in spans.items():
+            wider = "" if windows[key] == chosen.window else ", widened to whole bars"
+            context.log.info(f"{key}: bars {span} are removed{wider}")
         removed = 0
         for one in chosen.partitions():
             with _sentences():
@@ -161,10 +166,10 @@ def build_prune(project: Project, ohlcv: dg.AssetsDefinition) -> dg.JobDefinitio
                 CONTENT_HASH: pruned.content_hash,
                 "dagster/row_count": pruned.rows,
                 "removed_bars": went,
-                "source": f"{PRUNE_JOB} {span}",
+                "source": f"{PRUNE_JOB} {spans[one.series]}",
             }
             yield materialization(one, metadata, version)
-        context.log.info(f"{removed} bars removed {span}")
+        context.log.info(f"{removed} bars removed")
         yield from evaluations(project, store.path)
 
     first = next(iter(project.series))
@@ -174,7 +179,8 @@ def build_prune(project: Project, ohlcv: dg.AssetsDefinition) -> dg.JobDefinitio
         name=PRUNE_JOB,
         config={"ops": {PRUNE_OP: {"config": default}}},
         description="Remove stored bars of some series from one date to another, with what is "
-        "known of that time, so that a backfill asks the source for all of it again.",
+        "known of that time, so that a backfill asks the source for all of it again. The range is "
+        "widened to whole bars: UTC days for daily ones and for hours of an exchange.",
     )
     def job() -> None:
         prune_range()
@@ -247,5 +253,10 @@ def _failure(sentence: str) -> dg.Failure:
     return dg.Failure(sentence, allow_retries=False)
 
 
+def _span(window: Interval) -> str:
+    return f"from {_text(window[0])} to {_text(window[1])}"
+
+
 def _text(ms: int) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    instant = datetime.fromtimestamp(ms / 1000, UTC)
+    return f"{instant:%Y-%m-%d %H:%M:%S} UTC" if instant.second else f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -10,6 +10,7 @@ from trade_pipeline.defs.backfill import build_backfill, build_prune
 from trade_pipeline.defs.derived import build_derived_sensor
 from trade_pipeline.defs.experiments import build_experiment, experiment_versions
 from trade_pipeline.defs.features import build_features, resolve_feature_sets
+from trade_pipeline.defs.freshness import build_freshness
 from trade_pipeline.defs.inbox import build_inbox_sensor
 from trade_pipeline.defs.leaderboard import build_leaderboard
 from trade_pipeline.defs.manifests import build_manifest
@@ -18,6 +19,7 @@ from trade_pipeline.defs.partitions import Partitions
 from trade_pipeline.defs.resources import build_resources
 from trade_pipeline.defs.schedules import build_refresh
 from trade_pipeline.defs.sensors import build_jobs, build_retrain_sensor
+from trade_pipeline.defs.storage_use import build_storage_use
 from trade_pipeline.market.calendars import CalendarError, find_calendar
 from trade_pipeline.settings.base import SettingsError
 from trade_pipeline.settings.project import Places, read_project
@@ -61,21 +63,26 @@ def build_definitions(places: Places) -> dg.Definitions:
     jobs = {name: build_jobs(name, assets, leaderboard) for name, assets in experiments.items()}
     refresh_job, refresh_schedules = build_refresh(project, ohlcv.asset)
     backfill_job = build_backfill(project, ohlcv.asset)
+    freshness = build_freshness(project, ohlcv.asset)
+    storage_use = build_storage_use(project)
     checked = [ohlcv, manifest, *features.values()]
     return dg.Definitions(
         assets=[
             *(one.asset for one in checked),
             *(asset for assets in experiments.values() for asset in assets.values()),
             leaderboard,
+            storage_use.asset,
         ],
-        asset_checks=[one.stored for one in checked],
+        asset_checks=[*(one.stored for one in checked), freshness.check],
         jobs=[
             refresh_job,
             backfill_job,
             build_prune(project, ohlcv.asset),
+            freshness.job,
+            storage_use.job,
             *(job for steps in jobs.values() for job in steps.values()),
         ],
-        schedules=refresh_schedules,
+        schedules=[*refresh_schedules, freshness.schedule, storage_use.schedule],
         sensors=[
             build_inbox_sensor(project, backfill_job),
             build_derived_sensor(project, places.store, refresh_job),

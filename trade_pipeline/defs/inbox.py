@@ -3,18 +3,22 @@
 A series takes part when the files that its source names lie there. Since a source reads all files
 of its pattern at once, a series waits until each of them has stopped growing. The cursor keeps, per
 file, what was seen of it and its hash, so that gigabytes are read once and never within one tick.
-Start at `build_inbox_sensor`.
+A content counts as imported once a run that read it succeeded. Runs are found by their run key,
+which names all contents that the series reads: where such a run failed, the same contents are not
+asked for again, and others are. Start at `build_inbox_sensor`.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import dagster as dg
+from dagster._core.storage.tags import RUN_KEY_TAG
 
 from trade_pipeline.defs.backfill import backfill_config
 from trade_pipeline.market.sources.unpack import UNFINISHED, matching
@@ -55,22 +59,40 @@ class _Seen(NamedTuple):
         return bool(self.digest) and self.hashed == self.size
 
 
+class _Asked(NamedTuple):
+    """A run that was asked for a series, and the contents that it reads, by `_named`."""
+
+    run_key: str
+    contents: list[str]
+
+
 @dataclass
 class _Cursor:
-    """Files that lie in the inbox now, and the contents that were imported, by `_taken`."""
+    """What one tick tells the next; Dagster keeps it as text.
+
+    Attributes:
+        files: those that lie in the inbox now.
+        imported: contents that a successful run read, by `_named`.
+        asked: by series, the run that had not ended when it was last looked at.
+
+    What an older release wrote under `taken` may have failed, so it is asked for once more.
+    """
 
     files: dict[str, _Seen] = field(default_factory=dict)
-    taken: list[str] = field(default_factory=list)
+    imported: list[str] = field(default_factory=list)
+    asked: dict[str, _Asked] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> "_Cursor":
         content = json.loads(text or "{}")
         files = {name: _Seen(*seen) for name, seen in content.get("files", {}).items()}
-        return cls(files, content.get("taken", []))
+        asked = {series: _Asked(*one) for series, one in content.get("asked", {}).items()}
+        return cls(files, content.get("imported", []), asked)
 
     def text(self) -> str:
         files = {name: list(seen) for name, seen in self.files.items()}
-        return json.dumps({"files": files, "taken": self.taken})
+        asked = {series: list(one) for series, one in self.asked.items()}
+        return json.dumps({"files": files, "imported": self.imported, "asked": asked})
 
 
 def build_inbox_sensor(project: Project, backfill: dg.JobDefinition) -> dg.SensorDefinition:
@@ -87,7 +109,7 @@ def build_inbox_sensor(project: Project, backfill: dg.JobDefinition) -> dg.Senso
     def inbox(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if not watched:
             return dg.SkipReason(f"no series of configs/series.yaml reads files of {FOLDER}/")
-        tick = _Tick(project.base, _Cursor.parse(context.cursor))
+        tick = _Tick(project.base, _Cursor.parse(context.cursor), partial(_runs, context.instance))
         requests = [request for one in watched for request in tick.requests(one)]
         notes = [*tick.notes, *_unmatched(project.base, tick.matched)]
         reason = "; ".join(dict.fromkeys(notes)) or f"nothing new in {FOLDER}/"
@@ -111,12 +133,19 @@ def _watched(series: SeriesSettings, base: Path) -> _Watched:
     return _Watched(series, tuple(inside), "file" if source.kind == "file" else "zip")
 
 
+def _runs(instance: dg.DagsterInstance, run_key: str) -> Sequence[dg.DagsterRun]:
+    """Runs of a request, newest first; executing one again keeps its tags."""
+    return instance.get_runs(filters=dg.RunsFilter(tags={RUN_KEY_TAG: run_key}))
+
+
 class _Tick:
     """One look at the inbox."""
 
-    def __init__(self, base: Path, before: _Cursor) -> None:
-        self.base, self.before = base, before
-        self.now = _Cursor(taken=list(before.taken))
+    def __init__(
+        self, base: Path, before: _Cursor, runs: Callable[[str], Sequence[dg.DagsterRun]]
+    ) -> None:
+        self.base, self.before, self.runs = base, before, runs
+        self.now = _Cursor(imported=list(before.imported))
         self.lying: set[str] = set()  # names of contents that are in the inbox now
         self.matched: set[str] = set()  # names of the files that a series reads
         self.looks = 0
@@ -125,38 +154,63 @@ class _Tick:
 
     def cursor(self) -> _Cursor:
         """What the next tick is to know."""
-        gone = [one for one in self.now.taken if one not in self.lying][-MOST_GONE:]
-        still = [one for one in self.now.taken if one in self.lying]
-        return _Cursor(self.now.files, [*gone, *still])
+        imported = list(dict.fromkeys(self.now.imported))
+        gone = [one for one in imported if one not in self.lying][-MOST_GONE:]
+        still = [one for one in imported if one in self.lying]
+        return _Cursor(self.now.files, [*gone, *still], self.now.asked)
 
     def requests(self, watched: _Watched) -> Iterator[dg.RunRequest]:
         """A run when all files of a series are whole, and the content of one of them is new."""
         key = watched.series.key
+        if key in self.before.asked:
+            self._settle(key, self.before.asked[key])
         files = [path for one in watched.paths for _, path in matching(one, self.base)]
         self.matched.update(self._name(path) for path in files)
         self.looks += len(files)
         if self.looks > MOST_FILES:
             self.notes.append(
-                f"{key} waits: more than {MOST_FILES} files lie in {FOLDER}/; move those away that "
-                "were imported"
+                f"{key} waits: more than {MOST_FILES} files lie in {FOLDER}/; {_way_out(watched)}"
             )
             return
         seen = [self._look(path) for path in files]
-        digests = {_taken(key, one.digest): one.digest for one in seen if one is not None}
+        digests = {_named(key, one.digest): one.digest for one in seen if one is not None}
         self.lying.update(digests)
-        if None in seen:
+        if None in seen or key in self.now.asked or self._are_imported(digests):
             return
-        new = {name: digest for name, digest in digests.items() if name not in self.now.taken}
-        if not new:
-            return
-        self.now.taken.extend(new)
-        self.notes.append(f"{key}: {len(new)} of {len(files)} files are new")
-        contents = sorted(new.values())
+        contents = sorted(digests.values())
         content = contents[0] if len(contents) == 1 else _digest("".join(contents))
+        request = _Asked(f"{key}:{content}", sorted(digests))
+        status = self._settle(key, request)
+        if status == dg.DagsterRunStatus.FAILURE:
+            self.notes.append(
+                f"{key}: the import of the {len(files)} files that lie there now failed; it is "
+                "asked for again when one of them is corrected or removed, or another comes. "
+                "Executing the run again tries them as they are, and so does a backfill"
+            )
+        if status is not None:
+            return
+        new = len(set(digests) - set(self.now.imported))
+        self.notes.append(f"{key}: {new} of {len(files)} files are new")
+        self.now.asked[key] = request
         yield dg.RunRequest(
-            run_key=f"{key}:{content}",
+            run_key=request.run_key,
             run_config=backfill_config(key, watched.series.first_year, watched.route),
         )
+
+    def _are_imported(self, contents: Iterable[str]) -> bool:
+        return set(contents) <= set(self.now.imported)
+
+    def _settle(self, key: str, asked: _Asked) -> dg.DagsterRunStatus | None:
+        """What became of a request: success, started, failure; None where there is no run of it."""
+        runs = self.runs(asked.run_key)
+        if any(run.is_success for run in runs):
+            self.now.imported.extend(asked.contents)
+            return dg.DagsterRunStatus.SUCCESS
+        if going := [run for run in runs if not run.is_finished]:
+            self.now.asked[key] = asked
+            self.notes.append(f"{key}: run {going[0].run_id[:8]} is importing")
+            return dg.DagsterRunStatus.STARTED
+        return dg.DagsterRunStatus.FAILURE if runs else None
 
     def _look(self, path: Path) -> _Seen | None:
         """The file with its hash; None, and a note why, while it cannot be taken."""
@@ -226,9 +280,20 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def _taken(series: str, digest: str) -> str:
-    """A name for a content that a series has imported; short, for the cursor."""
+def _named(series: str, digest: str) -> str:
+    """A name for a content as one series reads it; short, for the cursor."""
     return _digest(f"{series}:{digest}")[:16]
+
+
+def _way_out(watched: _Watched) -> str:
+    """What to do about too many files."""
+    source = watched.series.source
+    if isinstance(source, FileSource) and source.columns.adj_close is not None:
+        return (
+            "join them into fewer files, or move those away that were imported but for the newest "
+            "one: adj_factor goes on from a bar that is stored and stands in a file as well"
+        )
+    return "move those away that were imported"
 
 
 def _unmatched(base: Path, matched: set[str]) -> Iterator[str]:

@@ -34,6 +34,8 @@ def location_of(store: Path, asset_key: dg.AssetKey, partition: str | None) -> A
             return layout.features(store, feature_set, series)
         case ["leaderboard"], None:
             return layout.leaderboard(store)
+        case ["storage_use"], None:
+            return layout.storage_use(store)
         case [experiment, kind], trial:
             return layout.experiment_bundle(store, experiment, kind, trial)
     raise KeyError(f"asset {asset_key.to_user_string()} has no place in the store")

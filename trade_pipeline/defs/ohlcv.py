@@ -222,9 +222,9 @@ def refusal_message(outcome: Outcome) -> str:
     """Which partitions were refused and why, for the failure of the run."""
     total = len({*outcome.refused, *outcome.committed})
     lines = [
-        f"{len(outcome.refused)} of {total} partitions were refused; of these no bad row was "
-        "stored, the others are committed."
+        f"{len(outcome.refused)} of {total} partitions failed; of these no bad row was stored, and "
+        "what was stored before stays."
     ]
     for one, refusal in list(outcome.refused.items())[:MOST_ROWS_SHOWN]:
         lines.append(f"{one.key}: {refusal.sentence}")
-    return "\n".join([*lines, "Correct the source and import these partitions again."])
+    return "\n".join([*lines, "Do what the sentences say, then import these partitions again."])

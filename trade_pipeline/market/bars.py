@@ -143,6 +143,13 @@ def _resolved(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def compared(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
+    """Bars that two sources gave: stored columns, and the incoming ones with `_incoming` behind."""
+    return stored.join(incoming.select(*BAR_SCHEMA), on="ts", suffix="_incoming").filter(
+        pl.col("source") != pl.col("source_incoming")
+    )
+
+
 def differences(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
     """Bars on which two sources do not agree, one line per `ts` and column; merging keeps one.
 
@@ -155,9 +162,7 @@ def differences(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
     Returns:
         ts, column, stored_source, stored, incoming_source, incoming; sorted by ts.
     """
-    both = stored.join(incoming.select(*BAR_SCHEMA), on="ts", suffix="_incoming").filter(
-        pl.col("source") != pl.col("source_incoming")
-    )
+    both = compared(stored, incoming)
     found = []
     for name in (*PRICES, "volume"):
         one, other = pl.col(name), pl.col(f"{name}_incoming")
@@ -184,20 +189,23 @@ class _Rule:
     holds: pl.Expr
 
 
-def violations(bars: pl.DataFrame, series: SeriesSettings, year: int | None) -> pl.DataFrame:
+def violations(
+    bars: pl.DataFrame, series: SeriesSettings, year: int | None, latest_ms: int | None = None
+) -> pl.DataFrame:
     """Rows that break an invariant, one line per row and rule, in the order of the rows.
 
     Args:
         bars: canonical columns; a source's `file` and `row` may stand beside them.
         series: timeframe and calendar give the grid.
         year: the partition's year, which every `ts` must lie in; None for a whole history.
+        latest_ms: no bar may open later than this (ms since 1970); None: any may.
 
     Returns:
         `VIOLATION_SCHEMA`, the first `MOST_LOCATED`; empty when all is well. `row` is the
         source's, or else the position in the frame from 0; it is null where a whole column is
         missing or has a wrong type.
     """
-    rules = _rules(bars, series, year) if bars.schema.get("ts") == TS else []
+    rules = _rules(bars, series, year, latest_ms) if bars.schema.get("ts") == TS else []
     schema = pa.DataFrameSchema(
         {
             name: pa.Column(
@@ -247,7 +255,9 @@ def _check(holds: pl.Expr) -> Callable[[pa.PolarsData], pl.LazyFrame]:
     return lambda data: data.lazyframe.select(holds)
 
 
-def _rules(bars: pl.DataFrame, series: SeriesSettings, year: int | None) -> list[_Rule]:
+def _rules(
+    bars: pl.DataFrame, series: SeriesSettings, year: int | None, latest_ms: int | None
+) -> list[_Rule]:
     ts = pl.col("ts")
     rules = [
         _Rule("ts must be unique", ("ts",), ts.is_first_distinct()),
@@ -260,6 +270,9 @@ def _rules(bars: pl.DataFrame, series: SeriesSettings, year: int | None) -> list
     ]
     if year is not None:
         rules.append(_Rule(f"ts must lie in {year}", ("ts",), ts.dt.year() == year))
+    if latest_ms is not None:
+        latest = ts.dt.epoch("ms") <= latest_ms
+        rules.append(_Rule("ts must not lie in the future", ("ts",), latest))
     for price in PRICES:
         rules.append(_Rule(f"{price} must be positive", (price,), pl.col(price) > 0))
     for name in (*PRICES, "volume"):

@@ -149,13 +149,12 @@ def coverage(
     # Whole days: the bars that the first and the last day lack are missing ones.
     start_ms = int(ts[0]) // DAY_MS * DAY_MS
     end_ms = (int(ts[-1]) // DAY_MS + 1) * DAY_MS
-    expected = _expected(start_ms, end_ms, series)
-    state = _state(expected, ts, confirmed, series)
+    expected, state = bar_states(ts, confirmed, series, start_ms, end_ms)
     days, day_of_bar = _days(expected, state, ts, series.coverage)
     good = days["good"].to_numpy()[day_of_bar]
     broken = ~good | _in_long_run(state == UNKNOWN, series.coverage.max_unknown_run)
     slices = []
-    for first, stop in _runs(~broken):
+    for first, stop in runs(~broken):
         traded = np.flatnonzero(state[first:stop] == TRADED)
         if not len(traded):
             continue
@@ -190,8 +189,7 @@ def grid(
     """
     ts = _instants(bars, series)
     inside = slice(*(int(at) for at in np.searchsorted(ts, (slice_.start_ms, slice_.end_ms))))
-    expected = _expected(slice_.start_ms, slice_.end_ms, series)
-    state = _state(expected, ts[inside], confirmed, series)
+    expected, state = bar_states(ts[inside], confirmed, series, slice_.start_ms, slice_.end_ms)
     fits = len(expected) == slice_.rows and len(state) > 0 and state[0] == TRADED
     if not fits or np.count_nonzero(state == TRADED) != inside.stop - inside.start:
         raise ValueError(
@@ -227,32 +225,33 @@ def joined(intervals: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(result)
 
 
-def _instants(bars: pl.DataFrame, series: SeriesSettings) -> Instants:
-    ts = bars["ts"].dt.epoch("ms").to_numpy()
-    if (ts[1:] < ts[:-1]).any():
-        raise ValueError(f"series {series.key}: bars must be sorted by ts; sort them first.")
-    return ts
-
-
-def _expected(start_ms: int, end_ms: int, series: SeriesSettings) -> Instants:
-    return find_calendar(series.calendar).expected(
-        _instant(start_ms), _instant(end_ms), series.timeframe_ms, series.is_daily_session
-    )
-
-
-def _state(
-    expected: Instants,
+def bar_states(
     ts: Instants,
     confirmed: Iterable[tuple[int, int]],
     series: SeriesSettings,
-) -> npt.NDArray[np.int8]:
-    """Code of `STATES` [n] of each expected bar."""
-    state = np.full(len(expected), UNKNOWN, dtype=np.int8)
-    for start, end in joined(confirmed):
-        # The whole bar must lie inside: a bar half confirmed may have traded in its other half.
-        first = np.searchsorted(expected, start)
-        stop = np.searchsorted(expected, end - series.timeframe_ms, side="right")
-        state[first:stop] = QUIET
+    start_ms: int,
+    end_ms: int,
+) -> tuple[Instants, npt.NDArray[np.int8]]:
+    """Every bar that the calendar expects, and what is known of it.
+
+    Args:
+        ts: opens of the stored bars in [start_ms, end_ms), rising.
+        confirmed: as in `coverage`.
+        series: timeframe and calendar.
+        start_ms: first instant.
+        end_ms: first instant after.
+
+    Returns:
+        Opens [n] of the expected bars, and the code of `STATES` [n] of each.
+
+    Raises:
+        ValueError: a stored bar is none of the expected ones.
+    """
+    expected = find_calendar(series.calendar).expected(
+        _instant(start_ms), _instant(end_ms), series.timeframe_ms, series.is_daily_session
+    )
+    quiet = within_intervals(expected, confirmed, series.timeframe_ms)
+    state = np.where(quiet, QUIET, UNKNOWN).astype(np.int8)
     at = np.searchsorted(expected, ts)
     found = at < len(expected)
     found[found] = expected[at[found]] == ts[found]
@@ -262,7 +261,35 @@ def _state(
             f"{series.timeframe} grid of calendar {series.calendar}; such bars cannot be stored."
         )
     state[at] = TRADED
-    return state
+    return expected, state
+
+
+def within_intervals(
+    opens: Instants, intervals: Iterable[tuple[int, int]], timeframe_ms: int
+) -> npt.NDArray[np.bool_]:
+    """Which bars [n], by their rising opens, lie wholly inside confirmed intervals [start, end).
+
+    A bar half confirmed may have traded in its other half.
+    """
+    inside = np.zeros(len(opens), dtype=np.bool_)
+    for start, end in joined(intervals):
+        first = np.searchsorted(opens, start)
+        stop = np.searchsorted(opens, end - timeframe_ms, side="right")
+        inside[first:stop] = True
+    return inside
+
+
+def runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Bounds [first, stop) of each stretch of true values."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _instants(bars: pl.DataFrame, series: SeriesSettings) -> Instants:
+    ts = bars["ts"].dt.epoch("ms").to_numpy()
+    if (ts[1:] < ts[:-1]).any():
+        raise ValueError(f"series {series.key}: bars must be sorted by ts; sort them first.")
+    return ts
 
 
 def _days(
@@ -301,16 +328,10 @@ def _days(
     return frame.select(*DAY_SCHEMA), day_of_bar.astype(np.int64)
 
 
-def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Bounds [first, stop) of each stretch of true values."""
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
 def _in_long_run(mask: npt.NDArray[np.bool_], most: int) -> npt.NDArray[np.bool_]:
     """Where `mask` has been true for more than `most` in a row, over the whole run."""
     long = np.zeros_like(mask)
-    for first, stop in _runs(mask):
+    for first, stop in runs(mask):
         if stop - first > most:
             long[first:stop] = True
     return long

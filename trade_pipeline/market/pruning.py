@@ -1,22 +1,24 @@
 """Removing stored bars of a range, so that a clean import asks its source for all of it again.
 
 With the bars go the intervals that were confirmed, the actions, and what the checks found there.
-Knows no Dagster, source or clock. Start at `prune`.
+Only whole bars go: of one cut in two no planner would ask for the rest. Knows no Dagster, source or
+clock. Start at `prune`.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-import polars as pl
-
 from trade_pipeline.market import verdicts
 from trade_pipeline.market.bars import empty_bars
+from trade_pipeline.market.calendars import ALWAYS, DAY_MS
 from trade_pipeline.market.sources.base import Interval, without, year_interval
 from trade_pipeline.market.stored import Partition, partition_metadata, read_partition
-from trade_pipeline.settings.series import SeriesSettings
+from trade_pipeline.settings.series import TIMEFRAME_MS, SeriesSettings
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.frames import frame_lock, write_frame
 from trade_pipeline.storage.location import StorageError
+
+LONGEST_ON_GRID_MS = TIMEFRAME_MS["15m"]
 
 
 class Pruned(NamedTuple):
@@ -33,8 +35,23 @@ class Pruned(NamedTuple):
     removed_bars: int | None
 
 
+def whole_bars(series: SeriesSettings, interval: Interval) -> Interval:
+    """[start, end) in ms, widened to whole bars; it stays within the same UTC days.
+
+    Bars lie on the timeframe's grid where the market never closes, and up to 15 minutes; longer
+    ones of an exchange start at its opening and sessions are dated, so there whole UTC days go.
+    """
+    start, end = interval
+    on_grid = series.calendar == ALWAYS or series.timeframe_ms <= LONGEST_ON_GRID_MS
+    step = series.timeframe_ms if on_grid else DAY_MS
+    return start // step * step, -(-end // step) * step
+
+
 def prune(store: Path, series: SeriesSettings, year: int, interval: Interval) -> Pruned | None:
     """Remove what one partition holds of [start, end) in ms, atomically and under its lock.
+
+    The interval is widened to whole bars (`whole_bars`): a bar confirmed in part would be asked
+    for by nobody, since sources plan in whole bars, and so be lost.
 
     A year pruned whole stays as an empty frame, even where its file was damaged, which makes this
     the way to repair one.
@@ -45,6 +62,7 @@ def prune(store: Path, series: SeriesSettings, year: int, interval: Interval) ->
     Raises:
         StorageError: part of a damaged year is to go, or the store cannot be written.
     """
+    interval = whole_bars(series, interval)
     location = layout.ohlcv(store, series.key, year)
     if not location.path.exists():
         return None
@@ -56,7 +74,7 @@ def prune(store: Path, series: SeriesSettings, year: int, interval: Interval) ->
                 raise
             left, removed = Partition(empty_bars(), (), ()), None
         else:
-            left = _outside(stored, interval)
+            left = stored.without(interval)
             removed = stored.bars.height - left.bars.height
             if (
                 left.confirmed == stored.confirmed
@@ -67,16 +85,6 @@ def prune(store: Path, series: SeriesSettings, year: int, interval: Interval) ->
         digest = write_frame(location, left.bars, partition_metadata(left.confirmed, left.actions))
     _prune_verdicts(store, series, year, left, interval)
     return Pruned(digest, left.bars.height, removed)
-
-
-def _outside(stored: Partition, interval: Interval) -> Partition:
-    start, end = interval
-    ms = pl.col("ts").dt.epoch("ms")
-    return Partition(
-        stored.bars.filter((ms < start) | (ms >= end)),
-        tuple(part for one in stored.confirmed for part in without(*one, [interval])),
-        tuple(one for one in stored.actions if not start <= one.ts_ms < end),
-    )
 
 
 def _prune_verdicts(

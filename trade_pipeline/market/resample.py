@@ -14,7 +14,7 @@ import polars as pl
 
 from trade_pipeline.market.bars import BAR_SCHEMA, TS, empty_bars
 from trade_pipeline.market.calendars import ALWAYS, DAY_MS, Instants, find_calendar
-from trade_pipeline.market.coverage import joined
+from trade_pipeline.market.coverage import joined, within_intervals
 from trade_pipeline.settings.series import TIMEFRAME_MS, SeriesSettings
 
 IMPLEMENTATION = 1
@@ -74,12 +74,8 @@ def resample_ms(
             f"the {part_ms} ms grid of calendar {calendar}; such bars cannot be stored."
         )
     at = np.searchsorted(parts, ts)
-    known = np.zeros(len(parts), dtype=np.bool_)
+    known = within_intervals(parts, intervals, part_ms)
     known[at] = True
-    for start, end in intervals:
-        # The whole part must lie inside: half confirmed, it may have traded in its other half.
-        first, stop = np.searchsorted(parts, (start, end - part_ms + 1))
-        known[first:stop] = True
     expected = np.bincount(whole_of_part, minlength=len(opens))
     found = np.bincount(whole_of_part[known], minlength=len(opens))
     complete = (found == expected) & (expected > 0)

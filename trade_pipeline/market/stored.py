@@ -1,8 +1,9 @@
 """Bars and manifests of the store, read the one way that assets and notebooks share."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,16 +13,16 @@ import polars as pl
 from trade_pipeline.market.actions import Action
 from trade_pipeline.market.bars import TS, adjusted, empty_bars
 from trade_pipeline.market.coverage import Manifest, grid, joined, parse_manifest
-from trade_pipeline.market.sources.base import years_of
+from trade_pipeline.market.sources.base import without, years_of
 from trade_pipeline.settings.code_version import canonical_json
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.documents import read_json
 from trade_pipeline.storage.frames import (
     StorageError,
-    read_frame,
-    read_hash,
+    StoredFrame,
     read_metadata,
+    read_whole,
 )
 from trade_pipeline.storage.location import ArtifactLocation
 
@@ -39,6 +40,16 @@ class Partition(NamedTuple):
     bars: pl.DataFrame
     confirmed: tuple[Interval, ...]
     actions: tuple[Action, ...]
+
+    def without(self, interval: Interval) -> "Partition":
+        """What is left when everything of [start, end) in ms goes."""
+        start, end = interval
+        ms = pl.col("ts").dt.epoch("ms")
+        return Partition(
+            self.bars.filter((ms < start) | (ms >= end)),
+            tuple(part for one in self.confirmed for part in without(*one, [interval])),
+            tuple(one for one in self.actions if not start <= one.ts_ms < end),
+        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,17 @@ class StoredBars:
     actions: tuple[Action, ...] = ()
 
 
+@contextmanager
+def _repairable() -> Iterator[None]:
+    """Adds the way out to the error of a damaged partition, which no import can merge into."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(
+            f"{error} Of bars that means: prune that whole year (job prune_bars), then import it."
+        ) from error
+
+
 def partition_metadata(confirmed: Iterable[Interval], actions: Iterable[Action]) -> dict[str, str]:
     """Key-value metadata of a partition's file; the same however the intervals were cut."""
     metadata = {CONFIRMED: canonical_json([[int(a), int(b)] for a, b in joined(confirmed)])}
@@ -68,17 +90,26 @@ def partition_metadata(confirmed: Iterable[Interval], actions: Iterable[Action])
 
 def read_partition(location: ArtifactLocation) -> Partition:
     """One stored year. Raises `StorageError` when it is missing or damaged."""
-    metadata = read_metadata(location)
-    confirmed = tuple((int(a), int(b)) for a, b in json.loads(metadata.get(CONFIRMED, "[]")))
-    actions = tuple(Action(*one) for one in json.loads(metadata.get(ACTIONS, "[]")))
-    return Partition(read_frame(location), confirmed, actions)
+    with _repairable():
+        return _partition(read_whole(location))
+
+
+def _partition(stored: StoredFrame) -> Partition:
+    confirmed = json.loads(stored.metadata.get(CONFIRMED, "[]"))
+    actions = json.loads(stored.metadata.get(ACTIONS, "[]"))
+    return Partition(
+        stored.frame,
+        tuple((int(start), int(end)) for start, end in confirmed),
+        tuple(Action(*one) for one in actions),
+    )
 
 
 def read_confirmed(location: ArtifactLocation) -> tuple[Interval, ...]:
     """The intervals alone, without reading a bar; none when nothing is stored."""
     if not location.path.exists():
         return ()
-    stored = json.loads(read_metadata(location).get(CONFIRMED, "[]"))
+    with _repairable():
+        stored = json.loads(read_metadata(location).get(CONFIRMED, "[]"))
     return tuple((int(a), int(b)) for a, b in stored)
 
 
@@ -96,15 +127,16 @@ def read_bars(store: Path, series: str) -> StoredBars:
     years = sorted(path.stem for path in folder.glob("*.parquet"))
     locations = [layout.ohlcv(store, series, int(year)) for year in years]
     # Parquet and hashing leave Python's lock, so years are read side by side.
-    with ThreadPoolExecutor(READERS) as readers:
-        partitions = list(readers.map(read_partition, locations))
-    for year, location, (bars, intervals, found) in zip(years, locations, partitions, strict=True):
+    with _repairable(), ThreadPoolExecutor(READERS) as readers:
+        files = list(readers.map(read_whole, locations))
+    for year, file in zip(years, files, strict=True):
+        bars, intervals, found = _partition(file)
         if bars.is_empty() and not intervals:
             continue
         frames.append(bars)
         confirmed.extend(intervals)
         actions.extend(found)
-        hashes[year] = read_hash(location)
+        hashes[year] = file.content_hash
     if not frames:
         raise StorageError(
             f"{series}: no bars are stored under {folder}; materialize ohlcv of this series first."
@@ -123,7 +155,8 @@ def read_window(store: Path, series: str, start_ms: int, end_ms: int) -> pl.Data
     if not paths:
         return empty_bars()
     start, end = (pl.lit(ms).cast(TS) for ms in (start_ms, end_ms))
-    opened = pl.scan_parquet(paths, glob=False)
+    # Opened whole, so that no writer can replace a file between its end and its rows.
+    opened = pl.scan_parquet([path.read_bytes() for path in paths])
     return opened.filter(pl.col("ts") >= start, pl.col("ts") < end).collect()
 
 

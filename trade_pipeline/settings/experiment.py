@@ -12,7 +12,16 @@ from trade_pipeline.settings.base import Settings, parse_settings
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 RESERVED_NAMES = frozenset(
-    {"adhoc_backtest", "features", "leaderboard", "manifest", "ohlcv", "staging", "verdicts"}
+    {
+        "adhoc_backtest",
+        "features",
+        "leaderboard",
+        "manifest",
+        "ohlcv",
+        "staging",
+        "storage_use",
+        "verdicts",
+    }
 )
 MOST_TRIALS = 99  # Dagster computes staleness over at most 99 upstream partitions, silently.
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -77,25 +78,42 @@ def write_frame(
     return digest
 
 
-def read_frame(location: ArtifactLocation) -> pl.DataFrame:
-    """Read one frame and compare its content with the hash that was written with it.
+class StoredFrame(NamedTuple):
+    """A file's frame, the metadata given with it, and the hash of both."""
+
+    frame: pl.DataFrame
+    metadata: dict[str, str]
+    content_hash: str
+
+
+def read_whole(location: ArtifactLocation) -> StoredFrame:
+    """Read one file and compare its content with the hash that was written with it.
+
+    Its bytes are read once, so that a writer who replaces the file meanwhile mixes nothing.
 
     Raises:
         StorageError: it is missing, damaged, or not what was written.
     """
     _require_file(location)
     try:
-        frame = pl.read_parquet(location.path, glob=False)
+        content = location.path.read_bytes()
+        frame = pl.read_parquet(io.BytesIO(content))
+        written = pl.read_parquet_metadata(io.BytesIO(content))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(location, error) from error
-    written = _all_metadata(location)
-    digest = written.pop(_CONTENT_HASH, None)
+    written.pop(_ARROW_SCHEMA, None)
+    digest = written.pop(_CONTENT_HASH, "")
     if digest != content_hash(frame, written):
         raise StorageError(
             f"{location}: its content is not what was written there; a byte of the file was "
             "changed. Materialize the partition again."
         )
-    return frame
+    return StoredFrame(frame, written, digest)
+
+
+def read_frame(location: ArtifactLocation) -> pl.DataFrame:
+    """The frame of `read_whole`. Raises `StorageError` likewise."""
+    return read_whole(location).frame
 
 
 def read_frames(locations: Sequence[ArtifactLocation]) -> pl.DataFrame:

@@ -25,6 +25,11 @@ def leaderboard(store: Path) -> ArtifactLocation:
     return ArtifactLocation(store, "leaderboard.parquet")
 
 
+def storage_use(store: Path) -> ArtifactLocation:
+    """Bytes of each part of the store: a parquet file."""
+    return ArtifactLocation(store, "storage_use.parquet")
+
+
 def experiment_bundle(
     store: Path, experiment: str, kind: str, trial: str | None = None
 ) -> ArtifactLocation:

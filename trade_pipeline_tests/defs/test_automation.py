@@ -19,7 +19,6 @@ from trade_pipeline_tests.small_project import (
     BETA,
     import_bars,
     materialize,
-    series_entry,
     write_yaml,
 )
 
@@ -66,14 +65,21 @@ def follower(imported: Deployment) -> Follower:
     return Follower(imported)
 
 
-def change_csv(deployment: Deployment, file: str, edit: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+def change_csv(
+    deployment: Deployment, file: str, edit: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
     path = deployment.root / "data" / file
     edit(pl.read_csv(path)).write_csv(path)
 
 
+def import_years(deployment: Deployment, series: str, first: str, last: str) -> None:
+    keys = {"first": f"{series}|{first}", "last": f"{series}|{last}"}
+    assert materialize(deployment.places, deployment.instance, "ohlcv", **keys).success
+
+
 def import_year(deployment: Deployment, series: str, year: str) -> None:
-    done = materialize(deployment.places, deployment.instance, "ohlcv", first=f"{series}|{year}")
-    assert done.success
+    key = f"{series}|{year}"
+    assert materialize(deployment.places, deployment.instance, "ohlcv", first=key).success
 
 
 def cheaper_close(frame: pl.DataFrame) -> pl.DataFrame:
@@ -95,18 +101,12 @@ def test_what_is_up_to_date_starts_nothing(follower: Follower) -> None:
 def test_a_late_series_is_the_only_one_that_is_made(empty: Deployment) -> None:
     follower = Follower(empty)
     assert follower.tick() == NOTHING, "nothing is imported"
-    done = materialize(
-        empty.places, empty.instance, "ohlcv", first=f"{ALPHA}|2020", last=f"{ALPHA}|{THIS_YEAR}"
-    )
-    assert done.success
+    import_years(empty, ALPHA, "2020", THIS_YEAR)
     assert (wanted := follower.tick()) == {ALPHA: FOLLOWERS}
     assert follower.run(wanted)
     assert follower.tick() == NOTHING
 
-    done = materialize(
-        empty.places, empty.instance, "ohlcv", first=f"{BETA}|2020", last=f"{BETA}|{THIS_YEAR}"
-    )
-    assert done.success
+    import_years(empty, BETA, "2020", THIS_YEAR)
     assert (wanted := follower.tick()) == {BETA: FOLLOWERS}
     assert follower.run(wanted)
     assert follower.tick() == NOTHING
@@ -166,7 +166,9 @@ def test_a_new_year_makes_exactly_its_series_again(follower: Follower) -> None:
 
 def test_years_that_were_never_imported_hold_nothing_up(empty: Deployment) -> None:
     follower = Follower(empty)
-    done = materialize(empty.places, empty.instance, "ohlcv", first=f"{ALPHA}|2021", last=f"{ALPHA}|2022")
+    done = materialize(
+        empty.places, empty.instance, "ohlcv", first=f"{ALPHA}|2021", last=f"{ALPHA}|2022"
+    )
     assert done.success
     assert (wanted := follower.tick()) == {ALPHA: FOLLOWERS}
     assert follower.run(wanted)
@@ -278,13 +280,14 @@ def test_the_version_that_a_range_shares_until_it_ends_is_no_change(follower: Fo
     change_csv(deployment, "beta.csv", cheaper_close)
     keys = [f"{ALPHA}|2021", f"{BETA}|2021"]
     job = job_of(deployment, "ohlcv")
-    tags = {f"dagster/asset_partition_range_{end}": keys[at] for end, at in {"start": 0, "end": -1}.items()}
-    run = instance.create_run_for_job(job, tags=tags)
+    bounds = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+    run = instance.create_run_for_job(job, tags=dict(zip(bounds, keys, strict=True)))
     asked = {}
     for event in execute_run_iterator(InMemoryJob(job), run, instance):
         if event.is_step_success:
             # After the asset, and before the check that gives each partition its own version.
-            asked[event.step_key] = follower.tick(), {version(deployment, "ohlcv", key) for key in keys}
+            versions = {version(deployment, "ohlcv", key) for key in keys}
+            asked[event.step_key] = follower.tick(), versions
     shared, own = asked["ohlcv"], asked["ohlcv_stored"]
     assert (len(shared[1]), len(own[1])) == (1, 2)
     assert (shared[0], own[0]) == (NOTHING, NOTHING)

@@ -294,6 +294,30 @@ def test_a_pruned_range_is_gone_and_known_to_be(imported: Deployment) -> None:
     assert materialized(again) == [], "what is gone is not removed twice"
 
 
+def test_a_range_that_cuts_bars_is_widened_and_the_log_says_what_went(
+    imported: Deployment,
+) -> None:
+    before = stored_bytes(imported)
+    cut = {"start": "2021-03-01T06:00", "to": "2021-03-04T12:00"}
+    whole = f"{ALPHA} from 2021-03-01 00:00 UTC to 2021-03-05 00:00 UTC"
+    assert whole in failure_text(pruned(imported, ALPHA, confirm=False, **cut))
+    result = pruned(imported, ALPHA, **cut)
+    assert result.success, failure_text(result)
+    messages = said(imported, result)
+    went = f"{ALPHA}: bars {whole.removeprefix(ALPHA).strip()} are removed"
+    assert f"{went}, widened to whole bars" in messages
+    assert f"{ALPHA}|2021: 4 bars removed, 361 left" in messages
+    source = event(imported, f"{ALPHA}|2021").metadata["source"].value
+    assert source == "prune_bars from 2021-03-01 00:00 UTC to 2021-03-05 00:00 UTC"
+    job_definition = definitions(imported.places).resolve_job_def("prune_bars")
+    assert "widened to whole bars" in (job_definition.description or "")
+
+    assert backfill(imported, ALPHA, start="2021-01-01", to="2022-01-01").success
+    assert stored_bytes(imported) == before
+    exact = pruned(imported, ALPHA, start="2021-03-01", to="2021-03-05")
+    assert f"{went}" in said(imported, exact)
+
+
 def test_a_backfill_after_pruning_ends_with_the_bytes_of_before(imported: Deployment) -> None:
     before = stored_bytes(imported)
     versions = {year: version(imported, "ohlcv", f"{ALPHA}|{year}") for year in (2020, 2021, 2022)}

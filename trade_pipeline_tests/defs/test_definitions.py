@@ -35,6 +35,7 @@ def test_the_assets_are_those_of_the_configs(shipped: dg.Definitions) -> None:
         "ohlcv",
         "manifest",
         "leaderboard",
+        "storage_use",
         *(f"features/{name}" for name in PROJECT.feature_sets),
         *(
             f"{name}/{kind}"
@@ -107,7 +108,7 @@ def test_what_is_stored_is_checked_before_anything_downstream(shipped: dg.Defini
     graph = shipped.resolve_asset_graph()
     names = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     data = {"ohlcv", "manifest", *(f"features/{name}" for name in PROJECT.feature_sets)}
-    of_bars = {"valid_bars", "gaps", "outliers", "source_differences"}
+    of_bars = {"valid_bars", "gaps", "outliers", "source_differences", "fresh"}
     assert names == {(asset, "stored") for asset in data} | {("ohlcv", name) for name in of_bars}
     stored = [key for key in graph.asset_check_keys if key.name == "stored"]
     assert all(graph.get_check_spec(key).blocking for key in stored)
@@ -134,7 +135,7 @@ def test_loading_the_code_location_imports_nothing_heavy(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["loaded"] == []
-    assert found["keys"] == 3 + len(PROJECT.feature_sets) + 4 * len(PROJECT.experiments)
+    assert found["keys"] == 4 + len(PROJECT.feature_sets) + 4 * len(PROJECT.experiments)
     assert "BetaWarning" not in done.stderr, "warnings would hide what a user should see"
 
 

@@ -1,4 +1,4 @@
-"""The inbox: what is dropped there is imported once, whole, and by content."""
+"""The inbox: what is dropped there is imported once, whole, and by content; a failure is not."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import RUN_KEY_TAG
 
 from trade_pipeline.defs import inbox
 from trade_pipeline.defs.build import build_definitions
@@ -50,11 +51,12 @@ class Inbox:
         return list(found.run_requests or [])
 
     def run(self, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
-        """Execute a request as the daemon would."""
+        """Execute a request as the daemon would, which tags the run with its key."""
+        assert request.run_key is not None
         return self.definitions.resolve_job_def("backfill_bars").execute_in_process(
             instance=self.deployment.instance,
             run_config=request.run_config,
-            tags=request.tags,
+            tags={**request.tags, RUN_KEY_TAG: request.run_key},
             raise_on_error=False,
         )
 
@@ -150,6 +152,7 @@ def test_a_half_file_fails_and_its_whole_successor_is_imported(box: Inbox, whole
     assert "alpha_2.csv" in failure_text(result)
     assert stored_bytes(box.deployment) == before
     assert box.tick() == [], "a file that was refused is not tried again"
+    assert f"{ALPHA}: the import of the 1 files that lie there now failed" in box.said
 
     box.drop("alpha_2.csv", whole)
     assert box.tick() == []
@@ -174,22 +177,23 @@ def test_a_renamed_copy_imports_nothing(box: Inbox, whole: bytes) -> None:
     path = box.drop("alpha.csv", whole)
     box.tick()
     (request,) = box.tick()
+    assert box.run(request).success
     path.rename(box.folder / "alpha_copy.csv")
     assert [box.tick() for _ in range(3)] == [[], [], []]
     shutil.copy(box.folder / "alpha_copy.csv", box.folder / "alpha_again.csv")
     os.utime(box.folder / "alpha_again.csv", (0, 0))
     assert [box.tick() for _ in range(3)] == [[], [], []]
-    # Dagster starts nothing for a run key that it has seen, should the cursor be lost.
+    # Should the cursor be lost, the run is found by its key.
     box.cursor = None
-    assert box.tick() == []
-    (again,) = box.tick()
-    assert again.run_key == request.run_key
+    assert [box.tick() for _ in range(3)] == [[], [], []]
+    assert len(json.loads(box.cursor or "")["imported"]) == 1
 
 
 def test_what_was_imported_is_known_after_it_is_gone(box: Inbox, whole: bytes) -> None:
     path = box.drop("alpha.csv", whole)
     box.tick()
-    assert len(box.tick()) == 1
+    (request,) = box.tick()
+    assert box.run(request).success
     path.unlink()
     assert box.tick() == []
     assert json.loads(box.cursor or "")["files"] == {}
@@ -238,7 +242,11 @@ def test_a_file_of_two_series_is_imported_for_both(empty: Deployment, whole: byt
         ([ALPHA], "2020-01-01"),
         ([BETA], "2021-01-01"),
     ]
+    # BETA begins in 2021 and refuses the bars before, which is nothing to ALPHA.
+    assert [box.run(request).success for request in requests] == [True, False]
     assert box.tick() == []
+    assert f"{BETA}: the import" in box.said
+    assert ALPHA not in box.said
 
 
 def test_without_a_series_that_reads_it_the_inbox_says_so(empty: Deployment) -> None:
@@ -292,10 +300,108 @@ def test_the_cursor_stays_small(box: Inbox, whole: bytes, monkeypatch: pytest.Mo
     for n in range(6):
         box.drop("alpha.csv", lines(whole, 0, n + 1))
         box.tick()
-        assert len(box.tick()) == 1
+        (request,) = box.tick()
+        assert box.run(request).success
+    box.tick()
     kept = json.loads(box.cursor or "")
-    assert len(kept["taken"]) == 3, "the one that lies there, and two that are gone"
+    assert len(kept["imported"]) == 3, "the one that lies there, and two that are gone"
     assert list(kept["files"]) == ["inbox/alpha.csv"]
+    assert kept["asked"] == {}, "no run goes on"
+
+
+def test_good_files_are_imported_once_the_broken_one_among_them_is_removed(
+    box: Inbox, whole: bytes
+) -> None:
+    box.drop("alpha_1.csv", whole)
+    broken = box.drop("alpha_2.csv", whole[:-9] + b"x\n")
+    box.tick()
+    (both,) = box.tick()
+    assert not box.run(both).success
+    assert box.stored(2020) == 0
+    for _ in range(3):
+        assert box.tick() == [], "the same files would be refused again"
+        assert f"{ALPHA}: the import of the 2 files that lie there now failed" in box.said
+        assert all(word in box.said for word in ("Executing the run again", "backfill"))
+
+    broken.unlink()
+    (good,) = box.tick()
+    assert box.run(good).success
+    assert [box.stored(year) for year in (2020, 2021, 2022)] == [366, 365, 269]
+    assert box.tick() == []
+    assert box.said == "nothing new in inbox/"
+
+    # The broken one again: these files did fail together, and nothing has changed about that.
+    box.drop("alpha_2.csv", whole[:-9] + b"x\n")
+    assert [box.tick() for _ in range(3)] == [[], [], []]
+    assert "failed" in box.said
+
+
+def test_what_failed_counts_as_imported_once_its_run_was_executed_again(
+    box: Inbox, whole: bytes
+) -> None:
+    box.drop("alpha.csv", whole)
+    box.tick()
+    (request,) = box.tick()
+    box.deployment.places.store.mkdir()
+    (box.deployment.places.store / "verdicts").write_text("")  # the store cannot be written
+    assert not box.run(request).success
+    assert box.tick() == []
+    assert "failed" in box.said
+    (box.deployment.places.store / "verdicts").unlink()
+    assert box.run(request).success
+    assert box.tick() == []
+    assert box.said == "nothing new in inbox/"
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_nothing_is_asked_of_a_series_while_its_run_goes_on(
+    box: Inbox, whole: bytes, status: dg.DagsterRunStatus
+) -> None:
+    first = box.drop("alpha_1.csv", lines(whole, 0, 400))
+    box.tick()
+    (request,) = box.tick()
+    run = box.deployment.instance.create_run_for_job(
+        box.definitions.resolve_job_def("backfill_bars"),
+        run_config=request.run_config,
+        tags={RUN_KEY_TAG: request.run_key or ""},
+        status=status,
+    )
+    box.drop("alpha_2.csv", lines(whole, 400, 1000))
+    assert [box.tick() for _ in range(3)] == [[], [], []]
+    assert f"{ALPHA}: run {run.run_id[:8]} is importing" in box.said
+
+    box.deployment.instance.delete_run(run.run_id)
+    assert box.run(request).success
+    (both,) = box.tick()
+    assert both.run_key != request.run_key
+    # What the first run read is imported by now, wherever the second one is.
+    (box.folder / "alpha_2.csv").unlink()
+    assert box.tick() == []
+    assert box.said == "nothing new in inbox/"
+    assert first.exists()
+
+
+def test_a_request_that_never_became_a_run_is_made_again(box: Inbox, whole: bytes) -> None:
+    box.drop("alpha.csv", whole)
+    box.tick()
+    (lost,) = box.tick()
+    (again,) = box.tick()
+    assert again.run_key == lost.run_key
+
+
+def test_a_cursor_of_an_older_release_is_read_and_what_failed_then_is_asked_for(
+    box: Inbox, whole: bytes
+) -> None:
+    path = box.drop("alpha.csv", whole)
+    box.tick()
+    files = json.loads(box.cursor or "")["files"]
+    taken = [inbox._named(ALPHA, inbox._digest(whole.decode()))]
+    box.cursor = json.dumps({"files": files, "taken": taken})
+    assert len(box.tick()) == 1
+    assert "taken" not in json.loads(box.cursor or "")
+    path.unlink()
+    box.cursor = "{}"
+    assert box.tick() == []
 
 
 def test_the_routes_it_asks_for_exist() -> None:

@@ -16,14 +16,12 @@ from trade_pipeline_tests.fakes.brokers import (
     DAY,
     MINUTE,
     NEW_YORK,
-    Answer,
     FakeBroker,
     MadeStock,
     OddError,
-    Request,
-    as_json,
     at_midnight,
 )
+from trade_pipeline_tests.fakes.server import Answer, Received, as_json
 
 KEY, SECRET = "PKTESTKEYTESTKEYTEST", "secretSecretSecretSecret0123456789secret"
 PAGE_CAP, ACTIONS_CAP = 10_000, 1_000
@@ -114,7 +112,7 @@ class FakeAlpaca(FakeBroker):
             }
         )
 
-    def respond(self, request: Request) -> Answer:
+    def respond(self, request: Received) -> Answer:
         if request.method != "GET":
             raise OddError(f"method {request.method}")
         if request.path == "/v2/stocks/bars":
@@ -127,7 +125,7 @@ class FakeAlpaca(FakeBroker):
             return self._allowed(request) or self._actions(_known(request, ACTION_PARAMETERS))
         raise OddError(f"no route {request.path}")
 
-    def _allowed(self, request: Request) -> Answer | None:
+    def _allowed(self, request: Received) -> Answer | None:
         key = request.headers.get("apca-api-key-id")
         secret = request.headers.get("apca-api-secret-key")
         if (key, secret) == (KEY, SECRET):
@@ -238,7 +236,7 @@ def stock_rows(stock: MadeStock, step: int, first: int, end: int, now_ms: int) -
     ]
 
 
-def _known(request: Request, parameters: set[str]) -> dict[str, str]:
+def _known(request: Received, parameters: set[str]) -> dict[str, str]:
     if strange := sorted(set(request.params) - parameters):
         raise OddError(f"parameters {strange}")
     return request.params

@@ -7,7 +7,8 @@ was away there is none. The open candle is the last one. Start at `FakeBinance`.
 
 from typing import Any, ClassVar
 
-from trade_pipeline_tests.fakes.venue import Answer, FakeVenue, Params, RefusedError, refusal, whole
+from trade_pipeline_tests.fakes.server import Answer
+from trade_pipeline_tests.fakes.venue import FakeVenue, Params, RefusedError, refusal, whole
 
 INTERVALS_MS = {
     "1m": 60_000,
@@ -73,7 +74,12 @@ class FakeBinance(FakeVenue):
         limit = min(whole(params, "limit", 500, _illegal), most) if self.heeds_limit else most
         start = whole(params, "startTime", None, _illegal)
         end = whole(params, "endTime", self.now_ms, _illegal)
-        rows = [
+        found = [one for one in self.with_fillers(bar_ms) if one.ts <= end]
+        if start is None or not self.heeds_start:
+            found = found[-limit:]
+        else:
+            found = [one for one in found if one.ts >= start][:limit]
+        return [
             [
                 one.ts,
                 *(one.open, one.high, one.low, one.close, one.volume),
@@ -84,12 +90,8 @@ class FakeBinance(FakeVenue):
                 "0.0",
                 "0",
             ]
-            for one in self.with_fillers(bar_ms)
-            if one.ts <= end
+            for one in found
         ]
-        if start is None or not self.heeds_start:
-            return rows[-limit:]
-        return [row for row in rows if row[0] >= start][:limit]
 
 
 def _illegal() -> Exception:

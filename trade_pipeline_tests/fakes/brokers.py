@@ -12,46 +12,26 @@ subclass that gives `respond`:
 
 import json
 import math
-import socket
-import struct
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from email.utils import formatdate
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 from trade_pipeline.market.calendars import find_calendar
+from trade_pipeline_tests.fakes.server import (
+    HUNG_UP,
+    Answer,
+    FakeServer,
+    PlannedFaults,
+    Received,
+    as_json,
+)
 
 MINUTE, DAY = 60_000, 86_400_000
 NEW_YORK = ZoneInfo("America/New_York")
-
-
-class Answer(NamedTuple):
-    """What goes over the wire."""
-
-    body: bytes
-    status: int = 200
-    content_type: str = "application/json"
-
-
-class Request(NamedTuple):
-    """One request; `headers` by their names in small letters."""
-
-    method: str
-    path: str
-    params: dict[str, str]
-    headers: dict[str, str]
-    form: dict[str, str]
-
-
-def as_json(content: Any, status: int = 200) -> Answer:
-    return Answer(json.dumps(content).encode(), status)
 
 
 class OddError(Exception):
@@ -71,22 +51,11 @@ FAULTS: dict[str, Answer] = {
     "{}": Answer(b"{}"),
     "[]": Answer(b"[]"),
 }
-HUNG_UP = ("timeout", "connection reset")
 TRANSIENT = (*FAULTS, "truncated json", *HUNG_UP)
 Fault = str | Answer | Callable[[Any], Any]
 
 
-@dataclass
-class _Plan:
-    """Faults still to come on a route: after so many other answers, so many times."""
-
-    route: str
-    fault: Fault
-    times: int
-    after: int
-
-
-class FakeBroker:
+class FakeBroker(FakeServer):
     """A broker on loopback, to be used as a context manager.
 
     Attributes:
@@ -94,35 +63,20 @@ class FakeBroker:
         now_ms: the broker's time, which its answers tell.
         requests: every request, in the order of arrival.
         unexpected: what no sound client sends, with the reason.
-        hold_s: how long the fault "timeout" keeps silent before it hangs up.
     """
 
+    keeps_open: ClassVar[bool] = False  # so that no connection outlives the test
+
     def __init__(self, now_ms: int) -> None:
+        super().__init__()
         self.now_ms = now_ms
         self.hold_s = 1.0
-        self.requests: list[Request] = []
-        self.unexpected: list[tuple[str, Request]] = []
-        self._plans: list[_Plan] = []
-        self._lock = threading.Lock()
-        self.stopping = threading.Event()
+        self.requests: list[Received] = []
+        self.unexpected: list[tuple[str, Received]] = []
+        self._faults = PlannedFaults()
         _sessions()  # slow the first time, and clients have time limits
-        self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def respond(self, request: Request) -> Answer:
+    def respond(self, request: Received) -> Answer:
         """The broker's answer. Raises `OddError` for what no sound client asks."""
         raise NotImplementedError
 
@@ -137,39 +91,36 @@ class FakeBroker:
         """
         if isinstance(fault, str) and fault not in TRANSIENT:
             raise ValueError(f"no fault {fault!r}; there are {TRANSIENT}")
-        self._plans.append(_Plan(route, fault, times, after))
+        self._faults.add(route, fault, times, after)
 
     @property
-    def unused(self) -> list[tuple[str, Fault]]:
+    def unused(self) -> list[tuple[str, Fault, int]]:
         """Faults that were asked for and did not happen."""
-        return [(plan.route, plan.fault) for plan in self._plans]
+        return self._faults.unused
 
     def asked(self, route: str) -> list[dict[str, str]]:
         """The queries of all requests to the routes whose path holds this text."""
         return [one.params for one in self.requests if route in one.path]
 
-    def answer(self, request: Request) -> Answer | str:
-        """What a request gets; a string is one of `HUNG_UP`."""
+    def headers(self) -> Mapping[str, str]:
+        return {"Date": formatdate(self.now_ms // 1000, usegmt=True)}
+
+    def answer(self, received: Received) -> Answer | str:
         with self._lock:
-            self.requests.append(request)
+            self.requests.append(received)
             try:
-                good = self.respond(request)
+                good = self.respond(received)
             except (OddError, KeyError, ValueError) as odd:
-                self.unexpected.append((repr(odd), request))
+                self.unexpected.append((repr(odd), received))
                 return as_json({"message": f"endpoint not found: {odd}"}, 404)
-            return self._spoiled(request.path, good)
+            return self._spoiled(received.path, good)
 
     def _spoiled(self, path: str, good: Answer) -> Answer | str:
-        plan = next((one for one in self._plans if one.route in path), None)
+        plan = self._faults.due(path)
         if plan is None:
             return good
-        if plan.after:
-            plan.after -= 1
-            return good
-        plan.times -= 1
-        if not plan.times:
-            self._plans.remove(plan)
-        fault = plan.fault
+        self._faults.done(plan)
+        fault: Fault = plan.fault
         if isinstance(fault, Answer) or fault in HUNG_UP:
             return fault
         if fault == "truncated json":
@@ -240,58 +191,3 @@ def _sessions() -> list[tuple[date, int, int]]:
 def at_midnight(day: date, zone: Any = UTC) -> int:
     """The start of a day, ms since 1970."""
     return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000
-
-
-class _Server(ThreadingHTTPServer):
-    """Hands each request to `FakeBroker.answer`."""
-
-    daemon_threads = True
-
-    def __init__(self, fake: FakeBroker) -> None:
-        self.fake = fake
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One request a connection, so that none outlives the test."""
-
-    server: _Server
-
-    def do_GET(self) -> None:
-        fake = self.server.fake
-        url = urlsplit(self.path)
-        sent = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        request = Request(
-            self.command,
-            url.path,
-            dict(parse_qsl(url.query, keep_blank_values=True)),
-            {name.lower(): value for name, value in self.headers.items()},
-            dict(parse_qsl(sent, keep_blank_values=True)),
-        )
-        answer = fake.answer(request)
-        if answer == "timeout":
-            fake.stopping.wait(fake.hold_s)
-        elif answer == "connection reset":
-            # Closing with no time to linger sends a reset instead of an orderly end.
-            linger = struct.pack("ii", 1, 0)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.connection.close()
-        elif isinstance(answer, Answer):
-            head = (
-                f"HTTP/1.1 {answer.status} Status\r\nConnection: close\r\n"
-                f"Date: {formatdate(fake.now_ms // 1000, usegmt=True)}\r\n"
-                f"Content-Type: {answer.content_type}; charset=utf-8\r\n"
-                f"Content-Length: {len(answer.body)}\r\n\r\n"
-            )
-            with suppress(OSError):  # the client may have given up
-                self.wfile.write(head.encode() + answer.body)
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def finish(self) -> None:
-        with suppress(OSError):  # the connection may have been reset
-            super().finish()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: requests are kept in `FakeBroker.requests`."""

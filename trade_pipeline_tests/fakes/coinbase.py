@@ -21,6 +21,7 @@ MOST_BARS = 350
 PRODUCTS = ("BTC-USD", "ETH-USD", "BTC-USDC")
 
 RATE_LIMITED = refusal(429, {"error": "rate_limit_exceeded", "message": "Too many requests"})
+UNKNOWN_429 = refusal(429, {"error": "UNKNOWN", "error_details": "too many requests"})
 INTERNAL = refusal(500, {"error": "INTERNAL", "error_details": "", "message": "internal error"})
 NO_PRODUCT = {"error": "NOT_FOUND", "error_details": "valid product_id is required"}
 

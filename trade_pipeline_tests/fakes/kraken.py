@@ -23,17 +23,11 @@ How it behaves where the documentation says little:
 
 import json
 import re
-import socket
-import struct
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
@@ -49,7 +43,6 @@ from trade_pipeline_tests.fakes.kraken_faults import (
     SILENT,
     TRANSIENT,
     UNKNOWN_PAIR,
-    Answer,
     error,
     spoiled,
 )
@@ -63,6 +56,13 @@ from trade_pipeline_tests.fakes.kraken_tapes import (
     Tape,
 )
 from trade_pipeline_tests.fakes.market import NS_PER_MS, NS_PER_S, MadeMarket
+from trade_pipeline_tests.fakes.server import (
+    HUNG_UP,
+    Answer,
+    FakeServer,
+    PlannedFaults,
+    Received,
+)
 
 __all__ = [
     "GARBAGE",
@@ -117,16 +117,7 @@ class Request(NamedTuple):
     fault: str | None = None
 
 
-@dataclass
-class _Plan:
-    """Faults still to come: after so many other answers, so many times."""
-
-    kind: str
-    times: int
-    after: int
-
-
-class FakeKraken:
+class FakeKraken(FakeServer):
     """Kraken's public REST over loopback HTTP, to be used as a context manager.
 
     Args:
@@ -142,7 +133,6 @@ class FakeKraken:
             unreadable parameter.
         skew_ms: how far the venue's clock is ahead of `clock`.
         last_is_text: whether OHLC gives `last` as text; Kraken sometimes does.
-        hold_s: how long the fault "timeout" keeps silent before it hangs up.
         rate_limited: how many requests were too fast for `limit`.
     """
 
@@ -152,12 +142,12 @@ class FakeKraken:
         clock: Clock,
         pairs: tuple[Pair, ...] = PAIRS,
     ) -> None:
+        super().__init__()
         self.clock = clock
         self.requests: list[Request] = []
         self.unexpected: list[Request] = []
         self.skew_ms = 0
         self.last_is_text = False
-        self.hold_s = 0.5
         self.rate_limited = 0
         self._pairs = {
             name.upper(): pair for pair in pairs for name in (pair.id, pair.altname, pair.wsname)
@@ -171,16 +161,9 @@ class FakeKraken:
             pair = by_name[name.upper()]
             self._tapes[pair.id] = MadeTape(market, pair)
         self._recorded: dict[str, bytes] = {}
-        self._plans: dict[str, list[_Plan]] = {endpoint: [] for endpoint in PARAMETERS}
+        self._faults = PlannedFaults()
         self._interval_ms: float = 0
         self._answered_ms: dict[str, int] = {}
-        self._lock = threading.Lock()
-        self.stopping = threading.Event()
-        self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
 
     @classmethod
     def recorded(cls, folder: Path, clock: Clock) -> Self:
@@ -206,16 +189,6 @@ class FakeKraken:
         fake._recorded = bodies
         return fake
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._server.hang_up()
-        self._thread.join()
-
     @property
     def now_ms(self) -> int:
         """The venue's time."""
@@ -226,11 +199,7 @@ class FakeKraken:
     @property
     def unused(self) -> list[tuple[str, str, int]]:
         """Faults that were asked for and did not happen: endpoint, kind, how many times."""
-        return [
-            (endpoint, plan.kind, plan.times)
-            for endpoint, plans in self._plans.items()
-            for plan in plans
-        ]
+        return self._faults.unused
 
     def fail(self, endpoint: str, kind: str, times: int = 1, after: int = 0) -> None:
         """Spoil the next answers of an endpoint, once the faults asked for earlier have happened.
@@ -253,26 +222,24 @@ class FakeKraken:
         if times < 1 or after < 0:
             raise ValueError(f"times is {times}, at least 1, and after is {after}, at least 0")
         with self._lock:
-            self._plans[endpoint].append(_Plan(kind, times, after))
+            self._faults.add(endpoint, kind, times, after)
 
     def limit(self, calls_per_minute: float | None) -> None:
         """Refuse OHLC and Trades of a pair when asked faster than this, by `clock`; None: never."""
         self._interval_ms = 60_000 // calls_per_minute if calls_per_minute else 0
 
-    def answer(self, method: str, target: str) -> Answer | str:
-        """What a request gets; a string is a fault that has no body, "timeout" for one."""
-        url = urlsplit(target)
-        pairs = parse_qsl(url.query, keep_blank_values=True)
-        params = dict(pairs)
-        endpoint = url.path.removeprefix("/0/public/")
-        known = method == "GET" and url.path.startswith("/0/public/") and endpoint in PARAMETERS
+    def answer(self, received: Received) -> Answer | str:
+        path, params = received.path, received.params
+        endpoint = path.removeprefix("/0/public/")
+        asked = (received.method, path)
+        known = asked == ("GET", f"/0/public/{endpoint}") and endpoint in PARAMETERS
         with self._lock:
-            request = Request(endpoint if known else url.path, params, self.clock.now_ms)
+            request = Request(endpoint if known else path, params, self.clock.now_ms)
             reply, fault, odd = self._reply(request) if known else (_NO_ROUTE, None, True)
             request = request._replace(fault=fault)
             self.requests.append(request)
-            strange = set(params) - PARAMETERS.get(endpoint, set()) or len(pairs) > len(params)
-            if odd or strange:
+            strange = set(params) - PARAMETERS.get(endpoint, set())
+            if odd or strange or len(received.query) > len(params):
                 self.unexpected.append(request)
             return reply
 
@@ -286,24 +253,18 @@ class FakeKraken:
             good = self._good(request.endpoint, self._result(request))
         except RefusedError as refused:
             good, odd = error(refused.text), refused.odd
-        plans = self._plans[request.endpoint]
-        if not plans:
+        plan = self._faults.due(request.endpoint)
+        if plan is None:
             return good, None, odd
-        plan = plans[0]
-        if plan.after:
-            plan.after -= 1
-            return good, None, odd
-        bad: Answer | str | None = INSTEAD.get(plan.kind)
-        if plan.kind in ("timeout", "connection reset"):
-            bad = plan.kind
+        bad: Answer | str | None = INSTEAD.get(plan.fault)
+        if plan.fault in HUNG_UP:
+            bad = plan.fault
         elif bad is None:
-            bad = spoiled(plan.kind, good)
+            bad = spoiled(plan.fault, good)
         if bad is None:
             return good, None, odd
-        plan.times -= 1
-        if not plan.times:
-            del plans[0]
-        return bad, plan.kind, odd
+        self._faults.done(plan)
+        return bad, plan.fault, odd
 
     def _is_too_fast(self, request: Request) -> bool:
         if not self._interval_ms or request.endpoint not in WITH_ROWS:
@@ -408,65 +369,3 @@ def _since_ns(text: str) -> int:
     if re.fullmatch(r"[0-9]{18,19}", text):
         return int(text)
     return max(_whole(text), 0) * NS_PER_S
-
-
-class _Server(ThreadingHTTPServer):
-    """Hands each request to `FakeKraken.answer`; its connections end with it."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, fake: FakeKraken) -> None:
-        self.fake = fake
-        self.connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def hang_up(self) -> None:
-        self.server_close()
-        for connection in list(self.connections):
-            with suppress(OSError):  # the client may have been first
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One connection."""
-
-    protocol_version = "HTTP/1.1"  # connections stay open, as the venue's do
-    disable_nagle_algorithm = True
-    server: _Server
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections.add(self.connection)
-
-    def finish(self) -> None:
-        self.server.connections.discard(self.connection)
-        with suppress(OSError):
-            super().finish()
-
-    def do_GET(self) -> None:
-        fake = self.server.fake
-        answer = fake.answer(self.command, self.path)
-        if answer == "timeout":
-            fake.stopping.wait(fake.hold_s)
-            self.close_connection = True
-        elif answer == "connection reset":
-            # Closing with no time to linger sends a reset instead of an orderly end.
-            linger = struct.pack("ii", 1, 0)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.connection.close()
-            self.close_connection = True
-        elif isinstance(answer, Answer):
-            head = (
-                f"HTTP/1.1 {answer.status} {self.responses[answer.status][0]}\r\n"
-                f"Content-Type: {answer.content_type}; charset=utf-8\r\n"
-                f"Content-Length: {len(answer.body)}\r\n\r\n"
-            )
-            with suppress(OSError):  # the client may have given up
-                self.wfile.write(head.encode() + answer.body)
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: requests are kept in `FakeKraken.requests`."""

@@ -4,7 +4,9 @@ Knows bodies only, no server. Start at the tuples: they say what a client may ex
 """
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
+
+from trade_pipeline_tests.fakes.server import Answer, as_json
 
 INVALID = "EGeneral:Invalid arguments"
 UNKNOWN_PAIR = "EQuery:Unknown asset pair"
@@ -30,27 +32,20 @@ PERMANENT = ("unknown pair", "invalid arguments")
 SILENT = ("", "html", "truncated json", "null", "[]", '{"error":[]}', "another pair's key")
 # A client may refuse "unsorted" or put it in order; nothing may be lost either way.
 GARBAGE = (*SILENT, "missing last", "rows not lists", "NaN price", "ids with a hole", "unsorted")
-KINDS = (*TRANSIENT, *PERMANENT, *GARBAGE)
+NO_ROWS = "no rows"  # a good form and no truth: only other answers show that it is wrong
+KINDS = (*TRANSIENT, *PERMANENT, *GARBAGE, NO_ROWS)
 
 # Made from the good answer of an endpoint with rows; the one of trades has ids.
-NEEDS_ROWS = frozenset(GARBAGE[GARBAGE.index("another pair's key") :])
+NEEDS_ROWS = frozenset({*GARBAGE[GARBAGE.index("another pair's key") :], NO_ROWS})
 NEEDS_IDS = frozenset({"ids with a hole"})
 
 _BAD_GATEWAY = "<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
 _CHALLENGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head></html>"
 
 
-class Answer(NamedTuple):
-    """What goes over the wire."""
-
-    body: bytes
-    status: int = 200
-    content_type: str = "application/json"
-
-
 def error(text: str) -> Answer:
     """Kraken's way to refuse: status 200 and the error's text."""
-    return Answer(json.dumps({"error": [text]}).encode())
+    return as_json({"error": [text]})
 
 
 INSTEAD = {
@@ -88,6 +83,8 @@ def spoiled(kind: str, good: Answer) -> Answer | None:
         body["result"] = {"XREPZEUR": rows, "last": result["last"]}
     elif kind == "missing last":
         del result["last"]
+    elif kind == NO_ROWS:
+        rows.clear()
     elif (at := _telling(rows)) is None:
         return None
     elif kind == "rows not lists":
@@ -98,7 +95,7 @@ def spoiled(kind: str, good: Answer) -> Answer | None:
         del rows[at]
     else:
         rows[at - 1], rows[at] = rows[at], rows[at - 1]
-    return Answer(json.dumps(body).encode())
+    return as_json(body)
 
 
 def _telling(rows: list[list[Any]]) -> int | None:

@@ -13,14 +13,12 @@ from trade_pipeline_tests.fakes.brokers import (
     DAY,
     MINUTE,
     NEW_YORK,
-    Answer,
     FakeBroker,
     MadeStock,
     OddError,
-    Request,
-    as_json,
     at_midnight,
 )
+from trade_pipeline_tests.fakes.server import Answer, Received, as_json
 
 KEY, SECRET = "AppKeyAppKeyAppKeyAppKey", "AppSecretAppSecret"
 REFRESH = "refresh-token-of-the-login"
@@ -56,14 +54,14 @@ class FakeSchwab(FakeBroker):
         self.day_starts = 1
         self.echoes = False
 
-    def respond(self, request: Request) -> Answer:
+    def respond(self, request: Received) -> Answer:
         if request.path == "/v1/oauth/token" and request.method == "POST":
             return self._renewed(request)
         if request.path == "/marketdata/v1/pricehistory" and request.method == "GET":
             return self._history(request)
         raise OddError(f"no route {request.method} {request.path}")
 
-    def _renewed(self, request: Request) -> Answer:
+    def _renewed(self, request: Received) -> Answer:
         if request.form.get("grant_type") != "refresh_token":
             raise OddError(f"grant type of {sorted(request.form)}")
         basic = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
@@ -86,7 +84,7 @@ class FakeSchwab(FakeBroker):
             }
         )
 
-    def _history(self, request: Request) -> Answer:
+    def _history(self, request: Received) -> Answer:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind != "Bearer" or token not in self.access:
             told = {**UNAUTHORIZED["errors"][0], "detail": token}

@@ -10,32 +10,24 @@ is a subclass that gives `routes`:
     assert not fake.unexpected and not fake.unused
 """
 
-import json
-import socket
-import struct
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, NamedTuple, Self
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, ClassVar, NamedTuple
 
 import polars as pl
 
 from trade_pipeline_tests.fakes.market import NS_PER_MS, MadeMarket
+from trade_pipeline_tests.fakes.server import (
+    HUNG_UP,
+    Answer,
+    FakeServer,
+    PlannedFaults,
+    Received,
+    as_json,
+)
 
 Params = dict[str, str]
-
-
-class Answer(NamedTuple):
-    """What goes over the wire."""
-
-    body: bytes
-    status: int = 200
-    content_type: str = "application/json"
 
 
 class RefusedError(Exception):
@@ -74,7 +66,7 @@ class Request(NamedTuple):
 
 def refusal(status: int, content: Any) -> Answer:
     """An error as JSON."""
-    return Answer(json.dumps(content).encode(), status)
+    return as_json(content, status)
 
 
 _HTML = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head></html>"
@@ -91,20 +83,10 @@ FAULTS: dict[str, Answer] = {
     "429": Answer(b"error code: 1015", 429, "text/plain"),
 }
 # These are made from the good answer, or are no answer at all.
-SPOILED = ("truncated json", "cut short", "timeout", "connection reset")
+SPOILED = ("truncated json", "cut short", *HUNG_UP)
 
 
-@dataclass
-class _Plan:
-    """Faults still to come on a route: after so many other answers, so many times."""
-
-    route: str
-    fault: str | Answer
-    times: int
-    after: int
-
-
-class FakeVenue:
+class FakeVenue(FakeServer):
     """An exchange on loopback, to be used as a context manager.
 
     Args:
@@ -121,7 +103,6 @@ class FakeVenue:
         tells_date: whether answers have the HTTP header Date.
         heeds_start: false: every answer is the newest bars, whatever was asked.
         heeds_limit: false: every answer has as many as the venue can give.
-        hold_s: how long the fault "timeout" keeps silent before it hangs up.
     """
 
     routes: ClassVar[
@@ -131,31 +112,14 @@ class FakeVenue:
     def __init__(
         self, market: MadeMarket, now_ms: int, halts: tuple[tuple[int, int], ...] = ()
     ) -> None:
+        super().__init__()
         self.market, self.now_ms, self.halts = market, now_ms, halts
         self.heeds_start = self.heeds_limit = self.tells_date = True
         self.tick_ms = 0
-        self.hold_s = 0.5
         self.requests: list[Request] = []
         self.unexpected: list[Request] = []
-        self._plans: list[_Plan] = []
+        self._faults = PlannedFaults()
         self._known: dict[tuple[int, int], list[Candle]] = {}
-        self._lock = threading.Lock()
-        self.stopping = threading.Event()
-        self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._server.hang_up()
-        self._thread.join()
 
     # What a venue must say.
 
@@ -186,12 +150,12 @@ class FakeVenue:
         """
         if isinstance(fault, str) and fault not in (*FAULTS, *SPOILED):
             raise ValueError(f"no fault {fault!r}; there are {(*FAULTS, *SPOILED)}")
-        self._plans.append(_Plan(route, fault, times, after))
+        self._faults.add(route, fault, times, after)
 
     @property
     def unused(self) -> list[tuple[str, str | Answer, int]]:
         """Faults that were asked for and did not happen."""
-        return [(plan.route, plan.fault, plan.times) for plan in self._plans]
+        return self._faults.unused
 
     def asked(self, route: str) -> list[Params]:
         """The queries of all requests to the routes whose path holds this text."""
@@ -214,14 +178,15 @@ class FakeVenue:
             if not any(start <= one.ts < end for start, end in self.halts)
         ]
 
-    def answer(self, method: str, target: str) -> Answer | str:
-        """What a request gets; a string is one of `SPOILED` that the connection shows."""
-        url = urlsplit(target)
-        params = dict(parse_qsl(url.query, keep_blank_values=True))
+    def headers(self) -> Mapping[str, str]:
+        return {"Date": formatdate(self.now_ms // 1000, usegmt=True)} if self.tells_date else {}
+
+    def answer(self, received: Received) -> Answer | str:
+        path, params = received.path, received.params
         with self._lock:
-            good, is_odd = self._good(method, url.path, params)
-            bad, fault = self._spoiled(url.path, good)
-            request = Request(url.path, params, fault)
+            good, is_odd = self._good(received.method, path, params)
+            bad, fault = self._spoiled(path, good)
+            request = Request(path, params, fault)
             self.requests.append(request)
             self.now_ms += self.tick_ms
             if is_odd:
@@ -240,24 +205,21 @@ class FakeVenue:
                     content = self.content(pattern, tail, params)
                 except RefusedError as refused:
                     return refused.answer, refused.odd
-                return Answer(json.dumps(content).encode()), False
+                return as_json(content), False
         return self.not_found(), True
 
     def _spoiled(self, path: str, good: Answer) -> tuple[Answer | str, str | None]:
-        plan = next((one for one in self._plans if one.route in path), None)
+        plan = self._faults.due(path)
         if plan is None:
             return good, None
-        if plan.after:
-            plan.after -= 1
-            return good, None
-        plan.times -= 1
-        if not plan.times:
-            self._plans.remove(plan)
+        self._faults.done(plan)
         if isinstance(plan.fault, Answer):
             return plan.fault, f"{plan.fault.status}"
         if plan.fault == "truncated json":
             return good._replace(body=good.body[: len(good.body) // 2]), plan.fault
-        if plan.fault in SPOILED:
+        if plan.fault == "cut short":
+            return Answer(b'[[1,"2"', missing=1000), plan.fault
+        if plan.fault in HUNG_UP:
             return plan.fault, plan.fault
         return FAULTS[plan.fault], plan.fault
 
@@ -303,75 +265,3 @@ def whole(params: Params, name: str, otherwise: int | None, refuse: Callable[[],
     if not text.isdecimal():
         raise refuse()
     return int(text)
-
-
-class _Server(ThreadingHTTPServer):
-    """Hands each request to `FakeVenue.answer`; its connections end with it."""
-
-    daemon_threads = True
-
-    def __init__(self, fake: FakeVenue) -> None:
-        self.fake = fake
-        self.connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def hang_up(self) -> None:
-        self.server_close()
-        for connection in list(self.connections):
-            with suppress(OSError):  # the client may have been first
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One connection."""
-
-    protocol_version = "HTTP/1.1"  # connections stay open, as the venues' do
-    disable_nagle_algorithm = True
-    server: _Server
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections.add(self.connection)
-
-    def finish(self) -> None:
-        self.server.connections.discard(self.connection)
-        with suppress(OSError):
-            super().finish()
-
-    def do_GET(self) -> None:
-        fake = self.server.fake
-        answer = fake.answer(self.command, self.path)
-        if answer == "timeout":
-            fake.stopping.wait(fake.hold_s)
-            self.close_connection = True
-        elif answer == "connection reset":
-            # Closing with no time to linger sends a reset instead of an orderly end.
-            linger = struct.pack("ii", 1, 0)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.connection.close()
-            self.close_connection = True
-        elif answer == "cut short":
-            self.send(Answer(b'[[1,"2"'), missing=1000)
-            self.close_connection = True
-        elif isinstance(answer, Answer):
-            self.send(answer)
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def send(self, answer: Answer, missing: int = 0) -> None:
-        fake = self.server.fake
-        date = (
-            f"Date: {formatdate(fake.now_ms // 1000, usegmt=True)}\r\n" if fake.tells_date else ""
-        )
-        reason = self.responses[answer.status][0] if answer.status in self.responses else "?"
-        head = (
-            f"HTTP/1.1 {answer.status} {reason}\r\n{date}"
-            f"Content-Type: {answer.content_type}; charset=utf-8\r\n"
-            f"Content-Length: {len(answer.body) + missing}\r\n\r\n"
-        )
-        with suppress(OSError):  # the client may have given up
-            self.wfile.write(head.encode() + answer.body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: requests are kept in `FakeVenue.requests`."""

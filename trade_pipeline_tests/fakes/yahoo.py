@@ -11,18 +11,18 @@ as it traded: split-adjusted, rounded to six decimals, stored as float32. Start 
 """
 
 import json
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import formatdate
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import numpy as np
 
 from trade_pipeline.market.actions import Action
+from trade_pipeline_tests.fakes.server import Answer, FakeServer, Received
 
 CHART = "/v8/finance/chart/"
 NOT_FOUND = {
@@ -125,7 +125,7 @@ def _stored(value: float, divisor: float) -> float | None:
     return float(np.float32(value if divisor == 1 else round(value / divisor, 6)))
 
 
-class FakeYahoo:
+class FakeYahoo(FakeServer):
     """Serves the stocks it is given, after the faults it is told.
 
     Attributes:
@@ -134,25 +134,19 @@ class FakeYahoo:
         changes: made to the next charts' first result, one each.
         charts: query of every chart asked for, with its `symbol`.
         unexpected: requests that this venue does not know.
+        date: what the venue's clock says, as its answers tell it; None: this machine's.
     """
 
+    keeps_open: ClassVar[bool] = False
+
     def __init__(self) -> None:
+        super().__init__()
         self.stocks: dict[str, Listed] = {}
         self.changes: list[Change] = []
         self.faults: list[tuple[int, bytes]] = []
         self.charts: list[dict[str, str]] = []
         self.unexpected: list[str] = []
-        self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.date: str | None = None
 
     @property
     def unused(self) -> list[object]:
@@ -163,46 +157,39 @@ class FakeYahoo:
         """Answer the next charts with this; yfinance asks twice when the status is 400 or more."""
         self.faults += [(status, body)] * times
 
-    def answer(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a GET."""
-        address = urlsplit(path)
-        query = {name: values[0] for name, values in parse_qs(address.query).items()}
-        if address.path in ("", "/"):
-            return 404, b""  # fc.yahoo.com: a cookie comes with it
-        if address.path == "/v1/test/getcrumb":
-            return 200, b"crumb"
-        if address.path in ("/consent", "/copyConsent"):
-            return 200, b"<html>no form here</html>"
-        if not address.path.startswith(CHART) or query.get("interval") != "1d":
-            self.unexpected.append(path)
-            return 501, b""
-        symbol = unquote(address.path.removeprefix(CHART))
+    def headers(self) -> Mapping[str, str]:
+        return {"Date": formatdate(usegmt=True) if self.date is None else self.date}
+
+    def answer(self, received: Received) -> Answer:
+        path, query = received.path, received.params
+        if received.method != "GET":
+            return _plain(b"", 501)
+        if path in ("", "/"):
+            return _plain(b"", 404)  # fc.yahoo.com: a cookie comes with it
+        if path == "/v1/test/getcrumb":
+            return _plain(b"crumb")
+        if path in ("/consent", "/copyConsent"):
+            return _plain(b"<html>no form here</html>")
+        if not path.startswith(CHART) or query.get("interval") != "1d":
+            self.unexpected.append(f"{path} {query}")
+            return _plain(b"", 501)
+        symbol = unquote(path.removeprefix(CHART))
         with self._lock:
             self.charts.append(query | {"symbol": symbol})
             if self.faults:
-                return self.faults.pop(0)
+                status, body = self.faults.pop(0)
+                return _plain(body, status)
             change = self.changes.pop(0) if self.changes else None
         if symbol not in self.stocks:
-            return 404, json.dumps(NOT_FOUND).encode()
-        body = self.stocks[symbol].chart(int(query["period1"]), int(query["period2"]))
+            return _plain(json.dumps(NOT_FOUND).encode(), 404)
+        chart = self.stocks[symbol].chart(int(query["period1"]), int(query["period2"]))
         if change:
-            change(body["chart"]["result"][0])
-        return 200, json.dumps(body).encode()
+            change(chart["chart"]["result"][0])
+        return _plain(json.dumps(chart).encode())
 
 
-def _handler(fake: FakeYahoo) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = fake.answer(self.path)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Quiet: the test reads what was asked from the fake."""
-
-    return Handler
+def _plain(body: bytes, status: int = 200) -> Answer:
+    return Answer(body, status, content_type="")
 
 
 def seconds(*moment: int) -> int:

@@ -4,6 +4,7 @@ import errno
 import itertools
 import multiprocessing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,12 @@ from trade_pipeline.market import verdicts
 from trade_pipeline.market.bars import BAR_SCHEMA, SOURCES
 from trade_pipeline.market.importing import Outcome, SeriesYear, import_bars, store_batch
 from trade_pipeline.market.sources.base import SourceBars, Surroundings, without
-from trade_pipeline.market.stored import read_bars, read_confirmed, read_partition
+from trade_pipeline.market.stored import (
+    read_bars,
+    read_confirmed,
+    read_partition,
+    read_window,
+)
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.storage import layout
 
@@ -134,6 +140,10 @@ def test_sources_that_disagree_are_reported_bar_by_bar_until_they_agree(tmp_path
     ]
     assert (rows[0]["stored_source"], rows[0]["stored"]) == ("trades", "2.0")
     assert (rows[0]["incoming_source"], rows[0]["incoming"]) == ("rest", "3.0")
+    store_batch(tmp_path, KEY, 2018, answer("trades", 0, 6))
+    rows = verdicts.read(tmp_path, verdicts.DIFFERENCES, KEY, 2018)
+    assert len(rows) == 3, "the better source again says nothing of the other"
+
     agreed = answer("trades", 3, 4).bars.with_columns(
         source=pl.lit("rest").cast(BAR_SCHEMA["source"])
     )
@@ -194,6 +204,69 @@ def test_a_derived_series_holds_the_complete_bars_of_its_origin_and_follows_it(
     )
 
 
+def test_derived_years_of_one_run_stay_beside_each_other(tmp_path: Path) -> None:
+    for year in (2018, 2019):
+        times = [ms(year, 6, 1) + n * MINUTE for n in range(120)]
+        batch = SourceBars(bars_at(times, source="rest"), (), origin="rest")
+        store_batch(tmp_path / "store", KEY, year, batch)
+    years = [SeriesYear(str(HOUR["key"]), year) for year in (2018, 2019)]
+    for _ in range(2):
+        outcome = run_import(tmp_path, *years)
+        rows = [found["dagster/row_count"] for found in outcome.committed.values()]
+        assert rows == [2, 2]
+
+
+def test_the_bar_that_is_still_open_is_left_out_and_one_of_the_future_refused(
+    tmp_path: Path,
+) -> None:
+    def offer(*at: int) -> Outcome:
+        lines = "".join(f"{t},2,4,1,3,10\n" for t in minutes(*at))
+        (tmp_path / "bars.csv").write_text("ts,open,high,low,close,volume\n" + lines)
+        return run_import(tmp_path, SeriesYear(KEY, 2018), now_ms=START + 90_000)
+
+    assert not offer(0, 1).refused
+    assert read_bars(tmp_path / "store", KEY).bars["ts"].dt.epoch("ms").to_list() == minutes(0)
+    (refusal,) = offer(0, 1, 2).refused.values()
+    assert "row 4" in refusal.sentence
+    assert "ts must not lie in the future" in refusal.sentence
+
+
+def test_a_refusal_stands_until_its_rows_are_offered_again(tmp_path: Path) -> None:
+    good = "ts,open,high,low,close,volume\n" + f"{START},2,4,1,3,10\n"
+    (tmp_path / "bars.csv").write_text(good.replace(",4,", ",0.5,"))
+    assert run_import(tmp_path, SeriesYear(KEY, 2018)).refused
+    store = tmp_path / "store"
+    assert verdicts.read(store, verdicts.VALID, KEY, 2018)
+    (tmp_path / "bars.csv").unlink()
+    assert run_import(tmp_path, SeriesYear(KEY, 2018)).refused
+    (tmp_path / "bars.csv").write_text(good)
+    assert not run_import(tmp_path, SeriesYear(KEY, 2018)).refused
+    assert not verdicts.read(store, verdicts.VALID, KEY, 2018)
+
+
+def read_while_written(store: Path, rounds: int) -> None:
+    """Fails when bars and confirmed intervals of two writes are mixed, or a read is refused."""
+    for _ in range(rounds):
+        stored = read_partition(layout.ohlcv(store, KEY, 2018))
+        ((start, end),) = stored.confirmed
+        assert stored.bars.height == (end - start) // MINUTE
+        assert read_window(store, KEY, START, START + 3 * MINUTE).height == 3
+
+
+def test_readers_beside_a_writer_see_one_version_or_the_other(tmp_path: Path) -> None:
+    store_batch(tmp_path, KEY, 2018, answer_long(0, 5))
+    reader = multiprocessing.get_context("spawn").Process(
+        target=read_while_written, args=(tmp_path, 400)
+    )
+    reader.start()
+    at = 5
+    while reader.is_alive():
+        store_batch(tmp_path, KEY, 2018, answer_long(at, at + 1))
+        at += 1
+    assert reader.exitcode == 0
+    assert at > 20
+
+
 def test_a_year_that_its_series_has_no_bar_of_is_an_empty_partition(tmp_path: Path) -> None:
     lines = "".join(f"{t},2,4,1,3,10\n" for t in minutes(0, 1, 2))
     (tmp_path / "bars.csv").write_text("ts,open,high,low,close,volume\n" + lines)
@@ -224,3 +297,40 @@ def test_a_disk_that_fills_up_is_named_and_changes_nothing_stored(
     assert not outcome.committed
     assert path.read_bytes() == before
     assert sorted(one.name for one in path.parent.iterdir()) == [".2018.parquet.lock", path.name]
+
+
+def test_a_bar_of_a_time_that_another_source_calls_quiet_is_a_difference(tmp_path: Path) -> None:
+    known = answer("trades", 0, 7)
+    (quiet,) = set(minutes(*range(7))) - set(known.bars["ts"].dt.epoch("ms"))
+    traded = int(known.bars["ts"].dt.epoch("ms")[0])
+    store_batch(tmp_path, KEY, 2018, known)
+    other = SourceBars(
+        bars_at([t for t in minutes(*range(7)) if t != traded], source="rest"),
+        ((START, START + 7 * MINUTE),),
+        origin="rest",
+    )
+    store_batch(tmp_path, KEY, 2018, other)
+    rows = verdicts.read(tmp_path, verdicts.DIFFERENCES, KEY, 2018)
+    told = {
+        row["ts"]: (row["stored_source"], row["incoming_source"])
+        for row in rows
+        if row["column"] == "bar"
+    }
+    at = {t: str(datetime.fromtimestamp(t / 1000, UTC)) for t in (quiet, traded)}
+    assert told == {at[quiet]: ("quiet", "rest"), at[traded]: ("trades", "quiet")}
+
+
+def test_years_before_the_first_one_are_empty_and_nobody_is_asked(tmp_path: Path) -> None:
+    series = SeriesSettings.model_validate(
+        {
+            "key": "kraken.BTC-USD.1m",
+            "source": {"kind": "kraken", "symbol": "BTC/USD", "base_url": "http://127.0.0.1:9"},
+            "timeframe": "1m",
+            "first_year": 2025,
+            "volume_unit": "base",
+        }
+    )
+    early = SeriesYear(series.key, 2024)
+    outcome = import_bars({series.key: series}, [early], surroundings(tmp_path))
+    assert outcome.committed[early]["dagster/row_count"] == 0
+    assert outcome.committed[early]["plan"] == "nothing to fetch"

@@ -13,6 +13,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from trade_pipeline.market.stored import read_bars
 from trade_pipeline_tests.fakes.kraken import Clock, FakeKraken
 from trade_pipeline_tests.fakes.market import MadeMarket
@@ -50,6 +52,7 @@ def chosen(passed: list[str]) -> list[int]:
     return [point for point, _ in zip(rounds, range(KILLS), strict=False)]
 
 
+@pytest.mark.timeout(7200)
 def test_a_crawl_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
     market = MadeMarket(seed=3, start_ms=START_MS, end_ms=NOW_MS, trades_per_minute=9.0)
     with FakeKraken(market, Clock(NOW_MS)) as fake:

@@ -12,7 +12,9 @@ What its bars mean, from Alpaca's Market Data API reference and FAQ where nothin
   again. Days of crypto began at midnight in Chicago until 2025 (alpaca-py's issue 169): bars off
   the UTC grid are refused.
 - Corporate actions may be listed late. Alpaca's announcement of them names April 2020 as the first
-  month.
+  month. A run that asks for bars compares all listed ones with what is stored. One that has none
+  to ask for, of intraday years all confirmed, asks nothing, so there a late action waits for the
+  next run that does.
 - A symbol means the company that has it on the day `asof`, today by default, with the bars of its
   earlier names. Corporate actions of earlier names are not found.
 
@@ -27,10 +29,14 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from trade_pipeline.market.actions import Action, Sessions, Values, adjustment
 from trade_pipeline.market.bars import BAR_SCHEMA
-from trade_pipeline.market.calendars import ALWAYS, DAY_MS, CalendarError, Instants, find_calendar
+from trade_pipeline.market.calendars import ALWAYS, CalendarError, Instants, find_calendar
 from trade_pipeline.market.coverage import joined
+from trade_pipeline.market.sources.alpaca_history import (
+    StockHistory,
+    read_history,
+    require_same_factors,
+)
 from trade_pipeline.market.sources.alpaca_http import PAGE_CAP, TIMEFRAMES, AlpacaHttp
 from trade_pipeline.market.sources.base import (
     Capabilities,
@@ -47,22 +53,16 @@ from trade_pipeline.market.sources.base import (
 from trade_pipeline.market.sources.new_york import (
     FEED_DELAY_MS,
     complete_until,
-    session_dates,
     within_hours,
 )
 from trade_pipeline.market.sources.transport import CrawlProgress
-from trade_pipeline.market.stored import read_bars
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.settings.sources import AlpacaSource
 from trade_pipeline.storage import layout
-from trade_pipeline.storage.location import StorageError
 
 ROUTE = "rest"
 STOCK_TIMEFRAMES = ("1m", "5m", "15m", "1d")
 SIP_SINCE_YEAR = 2016
-ACTIONS_SINCE_YEAR = 2020
-# Closes are corrected now and then, which moves a dividend's factor a little, and no more.
-SAME_FACTOR = 1e-6
 
 
 class _Batch(NamedTuple):
@@ -72,31 +72,6 @@ class _Batch(NamedTuple):
     start_ms: int
     end_ms: int
     answers: int
-
-
-class _History(NamedTuple):
-    """What the factors of a stock are made of.
-
-    Attributes:
-        daily: bars as Alpaca gives them, by session, from the first one on; the last may change.
-        sessions: [n] of the calendar, from the first daily bar to now.
-        factors: [n] `adj_factor` of each.
-        actions: splits and dividends, rising; announced ones too.
-        notes: what they lack.
-        answers: how many answers they took.
-    """
-
-    daily: pl.DataFrame
-    sessions: Sessions
-    factors: Values
-    actions: tuple[Action, ...]
-    notes: tuple[str, ...]
-    answers: int
-
-    def factors_at(self, ts_ms: Instants) -> Values:
-        """Of each bar [n]: that of its day."""
-        at = np.searchsorted(self.sessions, ts_ms, side="right") - 1
-        return self.factors[np.maximum(at, 0)]
 
 
 class Alpaca:
@@ -155,8 +130,8 @@ class Alpaca:
         if _settings(series).asset_class == "crypto":
             yield from _crypto(http, leg, until_ms)
             return
-        history = _history(http)
-        _require_same_factors(history, series, leg, around)
+        history = read_history(http)
+        require_same_factors(history, series, leg, around)
         batches = (
             iter([_daily(history, http, leg, until_ms)])
             if series.is_daily_session
@@ -238,7 +213,7 @@ def _batches(http: AlpacaHttp, leg: Leg, until_ms: int) -> Iterator[_Batch]:
             start_ms, pages = reached_ms, []
 
 
-def _daily(history: _History, http: AlpacaHttp, leg: Leg, until_ms: int) -> _Batch:
+def _daily(history: StockHistory, http: AlpacaHttp, leg: Leg, until_ms: int) -> _Batch:
     """The sessions of a leg that were over when asked for."""
     end_ms = max(leg.start_ms, min(until_ms, _end_ms(http.now_ms, leg, http.series)))
     kept = _opening_within(history.daily, leg.start_ms, end_ms)
@@ -251,7 +226,7 @@ def _end_ms(now_ms: int, leg: Leg, series: SeriesSettings) -> int:
     return end_ms // series.timeframe_ms * series.timeframe_ms
 
 
-def _stock_bars(batch: _Batch, history: _History, series: SeriesSettings) -> SourceBars:
+def _stock_bars(batch: _Batch, history: StockHistory, series: SeriesSettings) -> SourceBars:
     settings = _settings(series)
     bars = batch.bars if series.is_daily_session else within_hours(batch.bars, series)
     notes = []
@@ -304,73 +279,6 @@ def _crypto(http: AlpacaHttp, leg: Leg, until_ms: int) -> Iterator[SourceBars]:
             f"series {series.key}: Alpaca has no bar of {symbol} from {_text(leg.start_ms)} to "
             f"{_text(leg.end_ms)}; correct the symbol, or set first_year to its first year."
         )
-
-
-def _history(http: AlpacaHttp) -> _History:
-    """Raw daily closes since `first_year` and what happened to the shares since."""
-    series, settings = http.series, http.settings
-    first_ms, now_ms = year_interval(series.first_year)[0], http.around.now_ms()
-    pages = [page.bars for page in http.bars("1d", first_ms, now_ms - FEED_DELAY_MS)]
-    daily = pl.concat(pages)
-    if daily.is_empty():
-        raise SourceError(
-            f"series {series.key}: Alpaca has no daily bar of {settings.symbol} since "
-            f"{series.first_year} in feed {settings.feed}; correct the symbol, or set asof to a "
-            "day on which the company had it."
-        )
-    daily = daily.with_columns(ts=session_dates(daily["ts"], series))
-    dates = daily["ts"].dt.epoch("ms").to_numpy()
-    listed = http.actions()
-    sessions = find_calendar(series.calendar).expected(
-        _instant(int(dates[0])), _instant(now_ms + DAY_MS), DAY_MS, True
-    )
-    # A session without a bar keeps the close before it.
-    closes = daily["close"].to_numpy()[np.searchsorted(dates, sessions, side="right") - 1]
-    try:
-        factors = adjustment(sessions, closes, listed.actions)
-    except ValueError as error:
-        raise SourceError(f"series {series.key}: {settings.symbol}: {error}") from error
-    notes = []
-    if series.first_year < ACTIONS_SINCE_YEAR:
-        notes.append(
-            f"Alpaca lists corporate actions since {ACTIONS_SINCE_YEAR}; adj_factor may lack "
-            "earlier ones"
-        )
-    if listed.others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in listed.others.items())
-        notes.append(f"adj_factor has no rule for what else Alpaca lists: {kinds}")
-    answers = len(pages) + listed.answers
-    return _History(daily, sessions, factors, listed.actions, tuple(notes), answers)
-
-
-def _require_same_factors(
-    history: _History, series: SeriesSettings, leg: Leg, around: Surroundings
-) -> None:
-    """Refuse to put bars beside stored ones whose factors no longer follow from the actions.
-
-    Raises:
-        SourceError: Alpaca listed an action late, corrected one or withdrew it.
-    """
-    try:
-        stored = read_bars(around.store, series.key)
-    except StorageError:
-        return  # nothing is stored yet; what is damaged is named when it is merged
-    ts = stored.bars["ts"].dt.epoch("ms").to_numpy()
-    factors = stored.bars["adj_factor"].to_numpy()
-    stays = (ts < leg.start_ms) | (ts >= leg.end_ms)
-    same = np.isclose(factors, history.factors_at(ts), rtol=SAME_FACTOR, atol=0)
-    withdrawn = sorted(set(stored.actions) - set(history.actions))
-    wrong = [int(ts[stays & ~same].min())] if (stays & ~same).any() else []
-    wrong += [one.ts_ms for one in withdrawn]
-    if not wrong:
-        return
-    since = _text(min(wrong))
-    raise SourceError(
-        f"series {series.key}: from {since} on, stored bars were adjusted by other splits or "
-        f"dividends of {_settings(series).symbol} than Alpaca lists now. Materialize all years of "
-        f"this series in one run; if that is refused too, prune it from {since} on and import it "
-        "again."
-    )
 
 
 def _is_stored(series: SeriesSettings, around: Surroundings) -> bool:

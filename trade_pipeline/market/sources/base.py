@@ -44,7 +44,7 @@ class SourceBars:
         notes: what a reader of these bars should know.
         actions: splits and dividends within `confirmed` or between the bars.
         answers: how many answers of a venue the batch was made of.
-        replaces: these bars are all there is: what is stored of their years goes.
+        replaces: everything that is stored of this interval goes before these are merged.
     """
 
     bars: pl.DataFrame
@@ -53,7 +53,7 @@ class SourceBars:
     notes: tuple[str, ...] = ()
     actions: tuple[Action, ...] = ()
     answers: int = 0
-    replaces: bool = False
+    replaces: Interval | None = None
 
     @property
     def stored(self) -> pl.DataFrame:
@@ -120,7 +120,7 @@ class Surroundings:
     now_ms: Callable[[], int]
     sleep: Callable[[float], None]
     log: Callable[[str], None]
-    batch_answers: int = 50
+    batch_answers: int = 10
     announce: Callable[[str, str], None] = lambda series, plan: None
     all_series: Mapping[str, SeriesSettings] = field(default_factory=dict)
 
@@ -226,6 +226,7 @@ def split_years(source_bars: SourceBars, years: Iterable[int]) -> dict[int, Sour
             bars=source_bars.bars.filter(year_of_row == year),
             confirmed=within(source_bars.confirmed, start, end),
             actions=tuple(one for one in source_bars.actions if start <= one.ts_ms < end),
+            replaces=next(iter(within([source_bars.replaces or (0, 0)], start, end)), None),
         )
     return parts
 

@@ -91,7 +91,7 @@ def _derive(
         tuple(complete),
         origin=f"stored bars of {origin.key}",
         actions=tuple(actions),
-        replaces=True,
+        replaces=year_interval(year),
     )
     return split_years(whole, [year])[year]
 

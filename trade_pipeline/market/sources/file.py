@@ -1,7 +1,8 @@
 """CSV or Parquet files on disk, plain, gzipped or zipped, described by `FileSource` settings.
 
 Files may overlap, as in a folder into which one export after another is dropped: of a bar that
-several hold, the last one by name counts. `table` reads what is inside one. Start at `Files.fetch`.
+several hold, the last one by name counts. A bar that no file holds any more stays stored: importing
+merges and never deletes. `table` reads what is inside one. Start at `Files.fetch`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from trade_pipeline.market.bars import empty_bars
 from trade_pipeline.market.coverage import joined
 from trade_pipeline.market.sources.base import (
     Interval,
@@ -21,10 +23,17 @@ from trade_pipeline.market.sources.base import (
     within,
     year_interval,
 )
-from trade_pipeline.market.sources.table import SPLIT_PART_UNKNOWN, anchored, read_table
+from trade_pipeline.market.sources.table import (
+    SPLIT_PART_UNKNOWN,
+    anchored,
+    continued,
+    read_table,
+)
 from trade_pipeline.market.sources.unpack import members, require_matching
+from trade_pipeline.market.stored import read_partition
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.settings.sources import FileSource
+from trade_pipeline.storage import layout
 
 _REPEATED = "{} rows of {} stand in a later file too, which counts"
 
@@ -33,14 +42,15 @@ class Files(WholeHistory):
     """Reads all files that a path or glob matches, in the order of their names.
 
     With `missing_bars: quiet` a file confirms the time from its first bar to the end of its
-    last one, each member of a ZIP its own; other files may confirm the rest.
+    last one, each member of a ZIP its own; other files may confirm the rest. A bar that an
+    earlier import stored stays even where a corrected file lacks it: prune its time first.
     """
 
     implementation = 2
 
     def read(self, series: SeriesSettings, base: Path) -> SourceBars:
         """All years of `fetch` in one piece. Raises `SourceError`."""
-        files = _read_files(series, base)
+        files = _read_files(series, base, None)
         years = list(_years(files))
         return SourceBars(
             bars=pl.concat(year.bars for year in years),
@@ -56,10 +66,15 @@ class Files(WholeHistory):
         row that counts is bad. Bars stand in order of time, unless a file repeats a time or runs
         backwards within the year: then the batch is that file's rows alone, as they stand, for
         `bars.violations` to name.
+
+        Raises:
+            SourceError: a file cannot be read, or has an adjusted close that does not go on from
+                stored bars which no file holds (see `table.continued`).
+            StorageError: these stored bars are damaged.
         """
         for note in _notes(series):
             around.log(f"{series.key}: {note}")
-        yield from _years(_read_files(series, around.base))
+        yield from _years(_read_files(series, around.base, around.store))
 
 
 class _File(NamedTuple):
@@ -78,7 +93,7 @@ def _notes(series: SeriesSettings) -> tuple[str, ...]:
     return (SPLIT_PART_UNKNOWN,) if _settings(series).columns.adj_close is not None else ()
 
 
-def _read_files(series: SeriesSettings, base: Path) -> list[_File]:
+def _read_files(series: SeriesSettings, base: Path, store: Path | None) -> list[_File]:
     settings = _settings(series)
     files = []
     for name, path in require_matching(settings.path, base, series.key):
@@ -94,7 +109,17 @@ def _read_files(series: SeriesSettings, base: Path) -> list[_File]:
         confirmed = tuple(_covered(bars, series) for bars in tables if quiet)
         files.append(_File(name, pl.concat(tables), confirmed))
     tables = anchored([file.bars for file in files], series)
+    if store is not None and settings.columns.adj_close is not None:
+        tables = continued(tables, _stored(series, store), series)
     return [file._replace(bars=bars) for file, bars in zip(files, tables, strict=True)]
+
+
+def _stored(series: SeriesSettings, store: Path) -> pl.DataFrame:
+    """All stored bars of the series."""
+    folder = layout.ohlcv(store, series.key, 0).path.parent
+    years = sorted(int(path.stem) for path in folder.glob("*.parquet"))
+    parts = (read_partition(layout.ohlcv(store, series.key, year)).bars for year in years)
+    return pl.concat([empty_bars(), *parts])
 
 
 def _years(files: Sequence[_File]) -> Iterator[SourceBars]:

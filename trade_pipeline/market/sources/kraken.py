@@ -49,6 +49,7 @@ NS_PER_MS = 1_000_000
 # A trade's time is shown as a float of seconds, up to 120 ns off, while the cursor is exact: one
 # shown at an interval's first instant may have happened before it.
 SHOWN_OFF_NS = 1_000
+MOST_DOUBTS = 5  # empty pages that the newest trades contradict
 SETTLE_MS = 5_000  # the venue may take a moment to publish a trade
 
 
@@ -249,7 +250,7 @@ def _from_trades(series: SeriesSettings, leg: Leg, around: Surroundings) -> Iter
     progress = CrawlProgress(about, leg.start_ms, end_ms, around)
     from_ns, answers, waiting = leg.start_ms * NS_PER_MS, 0, []
     for page in _pages(venue, from_ns, end_ms * NS_PER_MS):
-        answers += 1
+        answers += page.failure is None
         waiting.append(page.trades)
         progress.step(page.known_until_ns // NS_PER_MS, page.trades.height)
         if answers < around.batch_answers and not page.is_last:
@@ -265,29 +266,49 @@ def _from_trades(series: SeriesSettings, leg: Leg, around: Surroundings) -> Iter
             waiting = [trades.filter(pl.col("time") >= from_ns)]
             yield SourceBars(bars, (known,), f"Kraken Trades {venue.pair}", answers=answers)
             answers = 0
+        if page.failure is not None:  # what came before it is stored now
+            raise page.failure
 
 
 class _Page(NamedTuple):
     trades: pl.DataFrame
     known_until_ns: int  # every trade before it has come
     is_last: bool
+    failure: SourceError | None = None  # why nothing follows
 
 
 def _pages(venue: "Venue", start_ns: int, end_ns: int) -> Iterator[_Page]:
-    """Pages of trades from `start_ns` on until they reach `end_ns`, or there are no more."""
+    """Pages of trades from `start_ns` on until they reach `end_ns`, or there are no more.
+
+    A failure comes as a last page, so that what came before it can be stored first.
+    """
+    from trade_pipeline.market.rebuild import TRADE_SCHEMA
+
     cursor, newest_id, known_ns = str(start_ns - SHOWN_OFF_NS), None, start_ns
-    was_empty = False
+    doubts = 0
     while True:
-        trades, last = venue.trades(cursor, newest_id)
+        try:
+            trades, last = venue.trades(cursor, newest_id)
+            # Nothing newer, though the clock is past the end: quiet until there, if it is true.
+            proven = trades.is_empty() and venue.has_ended(newest_id, start_ns)
+        except SourceError as error:
+            yield _Page(pl.DataFrame(schema=TRADE_SCHEMA), known_ns, True, error)
+            return
         if trades.is_empty():
-            # Nothing newer, though the clock is past the end: quiet until there. One empty answer
-            # may be a hiccup of the venue, so it is believed the second time.
-            yield _Page(trades, end_ns if was_empty else known_ns, was_empty)
-            if was_empty:
+            yield _Page(trades, end_ns if proven else known_ns, proven)
+            if proven:
                 return
-            was_empty = True
+            doubts += 1
+            if doubts == MOST_DOUBTS:
+                failure = SourceError(
+                    f"Kraken {venue.pair}: it says {doubts} times that there is no trade after "
+                    f"{_utc(known_ns // NS_PER_MS)}, but has newer ones. What came before is "
+                    "stored; import again later."
+                )
+                yield _Page(trades, known_ns, True, failure)
+                return
             continue
-        was_empty, cursor = False, last
+        doubts, cursor = 0, last
         newest_id = int(trades["id"][-1])
         known_ns = min(max(known_ns, int(trades["time"][-1])), end_ns)
         yield _Page(trades, known_ns, known_ns == end_ns)

@@ -113,6 +113,25 @@ class Venue:
             ),
         )
 
+    def has_ended(self, newest_id: int | None, start_ns: int) -> bool:
+        """Whether the venue's newest trade is the one known: an empty page alone proves nothing.
+
+        Args:
+            newest_id: of the newest trade that came; None when none did.
+            start_ns: where the crawl began, in ns since 1970.
+        """
+        newest = self._line.ask(
+            "newest Trades",
+            lambda: next_page(
+                self._client.publicGetTrades({"pair": self.pair}), self.pair, "0", None
+            ),
+        ).trades
+        if newest.is_empty():
+            return False
+        if newest_id is None:
+            return int(newest["time"][-1]) < start_ns
+        return int(newest["id"][-1]) <= newest_id
+
     def now_ms(self) -> int:
         """The venue's own clock, cut off to seconds."""
         return self._line.ask("Time", lambda: read_time(self._client.publicGetTime()["result"]))
@@ -200,7 +219,7 @@ def read_candles(result: dict[str, Any], pair: str, timeframe_ms: int) -> Candle
     Raises:
         BadResponseError: it is anything but this pair's candles.
     """
-    last = _last_and_pair(result, pair)
+    last, step = _last_and_pair(result, pair), timeframe_ms // 1000
     rows = result[pair]
     if not isinstance(rows, list) or not rows:
         _refuse(
@@ -216,6 +235,9 @@ def read_candles(result: dict[str, Any], pair: str, timeframe_ms: int) -> Candle
             _refuse(
                 f"names the time {at}, which is not on the grid of {timeframe_ms // 60_000} min"
             )
+    for before, at in itertools.pairwise(opens):
+        if at - before != step and at <= last:
+            _refuse(f"lacks the candles between {before} and {at}, though quiet ones are given too")
     if last >= opens[0] and last not in opens:
         _refuse(f"says that the candle at {last} is the newest committed one, and does not have it")
     bars = pl.DataFrame(

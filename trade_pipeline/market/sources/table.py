@@ -2,7 +2,8 @@
 
 What cannot be read at all (a column, a time, a number) is an error that names the row; what
 reads well and is wrong (order, repetition, NaN, prices that contradict) stays in the frame, for
-`bars.violations` to name. Start at `read_table`; `anchored` then looks at all tables together.
+`bars.violations` to name. Start at `read_table`; `anchored` then looks at all tables together, and
+`continued` at what is stored as well.
 """
 
 import csv
@@ -28,6 +29,8 @@ _ISO_TIME = (
     r"(?:[T ](?P<minute>\d{2}:\d{2})(?P<second>:\d{2}(?:\.\d+)?)?)?"
     r" ?(?P<zone>Z|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2}))?$"
 )
+# Of two adjusted closes of 5 dollars, each rounded to a cent.
+_FACTORS_AGREE = 2e-3
 _LONGEST_LINE = 1 << 16  # bytes; a line of bars has about a hundred
 _US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _FIRST_US = 0
@@ -114,6 +117,57 @@ def anchored(tables: Sequence[pl.DataFrame], series: SeriesSettings) -> list[pl.
             "has no positive close and adjusted close, which adj_factor starts from; correct it."
         )
     return [bars.with_columns(_divided(bars["adj_factor"], ratio)) for bars in tables]
+
+
+def continued(
+    tables: Sequence[pl.DataFrame], stored: pl.DataFrame, series: SeriesSettings
+) -> list[pl.DataFrame]:
+    """Anchored tables whose `adj_factor` goes on from stored bars that stand in none of them.
+
+    Where such bars come before the tables, the first bar that is stored and in a table with the
+    same close keeps its stored factor, and the others follow by the tables' own ratios. Where
+    none comes before, the factor starts at 1 in the tables and must fit what is stored.
+
+    Args:
+        tables: as `anchored` gives them.
+        stored: all stored bars of the series.
+        series: key for errors.
+
+    Raises:
+        SourceError: no bar ties the tables to the stored bars, or factors contradict each other.
+    """
+    factors = stored.drop_nulls("adj_factor").select("ts", "close", kept="adj_factor").sort("ts")
+    offered = pl.concat(table.select("ts", "close", "adj_factor") for table in tables)
+    offered = offered.unique("ts", keep="last", maintain_order=True).sort("ts")
+    alone = factors.join(offered, on="ts", how="anti", maintain_order="left")
+    if alone.is_empty():
+        return list(tables)
+    first, last = alone.item(0, "ts"), alone.item(-1, "ts")
+    about = (
+        f"series {series.key}: {alone.height} stored bars from {first:%Y-%m-%d} to "
+        f"{last:%Y-%m-%d} stand in no file any more, and adj_factor must go on from them, but "
+    )
+    way_out = (
+        "Put the files back that were imported, or prune the whole series (job prune_bars) and "
+        "import all of its files again."
+    )
+    factor = pl.col("adj_factor")
+    usable = offered.filter(factor.is_finite() & (factor > 0))
+    shared = factors.join(usable, on=["ts", "close"], maintain_order="left")
+    if shared.is_empty():
+        raise SourceError(f"{about}no file has one of the stored bars with its close. {way_out}")
+    is_before = first < offered.item(0, "ts")
+    anchor = shared.item(0, "adj_factor") if is_before else 1.0
+    level = shared.item(0, "kept") if is_before else 1.0
+    tied = shared.with_columns(becomes=_divided(shared["adj_factor"], anchor) * level)
+    apart = tied.filter((pl.col("becomes") / pl.col("kept") - 1).abs() > _FACTORS_AGREE)
+    if apart.height:
+        one = apart.row(0, named=True)
+        raise SourceError(
+            f"{about}the files contradict them: at {one['ts']:%Y-%m-%d %H:%M} UTC it is stored as "
+            f"{one['kept']:.6g} and would become {one['becomes']:.6g}. {way_out}"
+        )
+    return [table.with_columns(_divided(table["adj_factor"], anchor) * level) for table in tables]
 
 
 def _divided(values: pl.Series, divisor: float) -> pl.Series:

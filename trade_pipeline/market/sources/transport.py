@@ -16,6 +16,7 @@ from trade_pipeline.market.sources.base import SourceError, Surroundings
 MOST_ATTEMPTS = 8
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 PROGRESS_EVERY_MS = 10_000
+LEAST_SHARE = 0.001  # of a crawl, before its end can be told
 
 T = TypeVar("T")
 
@@ -134,9 +135,18 @@ class CrawlProgress:
             return
         self.told_ms = now
         share = min(max((at_ms - self.start_ms) / max(self.end_ms - self.start_ms, 1), 1e-9), 1.0)
-        left_s = (now - self.started_ms) / 1000 * (1 - share) / share
+        left = "no estimate yet"
+        if share >= LEAST_SHARE:
+            left = f"{duration((now - self.started_ms) / 1000 * (1 - share) / share)} left"
         at = datetime.fromtimestamp(at_ms / 1000, UTC)
         self.around.log(
             f"{self.about}: {self.answers} answers, {self.bars} rows, at {at:%Y-%m-%d %H:%M} UTC, "
-            f"{share:.1%} done, about {left_s:.0f} s left"
+            f"{share:.1%} done, {left}"
         )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say it: 42 s, 7 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trade_pipeline.market.actions import Action, adjustment, unsplit
+from trade_pipeline.market.actions import Action, unsplit
 from trade_pipeline.market.bars import BAR_SCHEMA, PRICES, TS
 from trade_pipeline.market.calendars import ALWAYS, DAY_MS, CalendarError, Instants, find_calendar
+from trade_pipeline.market.coverage import joined
 from trade_pipeline.market.sources.base import (
     Capabilities,
     HistoryUnavailable,
@@ -25,20 +26,23 @@ from trade_pipeline.market.sources.base import (
     Surroundings,
     Wanted,
     require_route,
+    within,
+    year_interval,
+    years_of,
 )
 from trade_pipeline.market.sources.transport import Line
 from trade_pipeline.market.sources.yahoo_chart import Answer, Chart, Meta, ask
+from trade_pipeline.market.sources.yahoo_rounding import as_traded, shares_traded
+from trade_pipeline.market.sources.yahoo_stored import History, Stored
 from trade_pipeline.settings.series import SeriesSettings, start_of_year
 from trade_pipeline.settings.sources import YahooSource
 
 ROUTE = "rest"
 # Yahoo's quotes are up to half an hour late, and the closing auction comes after the close.
 SETTLED_AFTER_MS = 3_600_000
-# A stock may be suspended for months; a longer hole at an end of the answer is not the market's.
-MOST_MISSING_MS = 366 * DAY_MS
+# Of sessions at an end of the answer: some days may come late, more is not the whole history.
+MOST_MISSING = 7
 CRYPTO = "CRYPTOCURRENCY"
-
-Prices = npt.NDArray[np.float64]
 
 
 class Yahoo:
@@ -46,9 +50,10 @@ class Yahoo:
 
     Yahoo keeps split-adjusted prices as float32 of six decimals. Undoing a split multiplies that
     error too, so prices as traded are rounded to the decimals that are left of it: cents for any
-    usual price, and the same ones whatever splits come later. A price of more decimals than are
-    left (a sixteenth of a dollar before splits of 100 for 1) loses the last ones, and another split
-    may then change it and so its partition.
+    usual price. A price of more decimals than are left (a sixteenth of a dollar before splits of
+    100 for 1) loses the last ones, and volume before a reverse split loses the last shares. What is
+    stored stays where such rounding explains the difference, so that a later split changes no
+    earlier partition.
     """
 
     implementation = 1
@@ -69,15 +74,26 @@ class Yahoo:
     def plan(
         self, series: SeriesSettings, wanted: Wanted, route: str | None, around: Surroundings
     ) -> list[Leg]:
-        """The whole range, whatever is stored: the factor needs the whole history."""
+        """The whole range, whatever is stored: the factor needs the whole history.
+
+        Yahoo confirms nothing, so a year that lacks nothing is not of the run. Years before and
+        behind it are legs of their own, of one request each.
+        """
         require_route(series, route or ROUTE, self.routes(series))
-        return [Leg(ROUTE, wanted.start_ms, wanted.end_ms)]
+        years = {year for part in wanted.missing for year in years_of(*part)}
+        asked = joined(map(year_interval, years)) or [(wanted.start_ms, wanted.end_ms)]
+        legs = within(asked, wanted.start_ms, wanted.end_ms)
+        return [Leg(ROUTE, start, end) for start, end in legs]
 
     def fetch(self, series: SeriesSettings, leg: Leg, around: Surroundings) -> Iterator[SourceBars]:
-        """One batch with every settled bar since `first_year`; it confirms nothing.
+        """One batch with every settled bar of the leg's years; it confirms nothing.
 
-        It replaces what is stored, so that bars under a factor which Yahoo has since corrected do
-        not stay beside it.
+        It replaces what is stored of them, so that bars under a factor which Yahoo has since
+        corrected do not stay beside it.
+
+        Raises:
+            SourceError: yfinance is missing, Yahoo refuses or does not answer well, its answer
+                lacks stored sessions, or what it would stand beside was adjusted otherwise.
         """
         settings = _settings(series)
         _require_yfinance(series)
@@ -90,7 +106,11 @@ class Yahoo:
             f"{about}: history of {ticker} since {start}",
             lambda: ask(ticker, start, settings.base_url, about),
         )
-        yield _source_bars(answer, series, around.now_ms())
+        # The venue's clock says which session is over, where this machine's runs ahead. Not
+        # regularMarketTime: it is that of the last trade, which in a stock that trades rarely, or
+        # is halted, stays before the close until the next session.
+        now_ms = min(around.now_ms(), answer.date_ms or around.now_ms())
+        yield _source_bars(answer, series, leg, around, now_ms)
 
 
 def _settings(series: SeriesSettings) -> YahooSource:
@@ -109,9 +129,11 @@ def _require_yfinance(series: SeriesSettings) -> None:
         ) from error
 
 
-def _source_bars(answer: Answer, series: SeriesSettings, now_ms: int) -> SourceBars:
-    """Raw prices with their factor, of the settled sessions from `first_year` on."""
-    chart, frame = answer
+def _source_bars(
+    answer: Answer, series: SeriesSettings, leg: Leg, around: Surroundings, now_ms: int
+) -> SourceBars:
+    """Raw prices with their factor, of the leg's years: its settled sessions since `first_year`."""
+    chart, frame, _ = answer
     about = f"series {series.key}: {_settings(series).ticker}"
     _require_fit(chart.meta, series, about)
     # The index is midnight at the exchange; a session's bar is stamped with that date.
@@ -133,32 +155,43 @@ def _source_bars(answer: Answer, series: SeriesSettings, now_ms: int) -> SourceB
         )
     left_out = int(np.count_nonzero(wanted & ~kept))
     ts, prices, volume = ts[kept], prices[kept], volume[kept]
-    _require_whole(ts, chart.meta, first_ms, about)
+    _require_whole(ts, chart.meta, first_ms, now_ms, series, about)
+    # An action of a date without a session belongs to the bar before it as much as to the next.
+    next_ms = _next_session(int(ts[-1]), series)
+    years = years_of(leg.start_ms, leg.end_ms)
+    start_ms, end_ms = year_interval(years[0])[0], year_interval(years[-1])[1]
+    replaced = (max(first_ms, start_ms), max(first_ms, start_ms, min(end_ms, next_ms)))
+    stored = Stored.read(series, around)
     try:
-        actions = _actions(chart, about)
+        actions = _actions(chart, stored, about)
         ratio = unsplit(ts, np.ones(len(ts)), actions)
-        prices = _as_traded(prices, ratio)
-        factor = adjustment(ts, prices[:, PRICES.index("close")], actions)
+        history = History(ts, as_traded(prices, ratio), shares_traded(volume, ratio), actions)
+        history = stored.same_numbers(history)
+        stored.require_nothing_lost(history, replaced, about)
+        factor = stored.factors_beside(history, replaced, series, about)
     except ValueError as error:
         raise SourceError(f"{about}: {error}") from error
     columns = {
         "ts": pl.Series(ts).cast(TS),
-        **{name: prices[:, column] for column, name in enumerate(PRICES)},
-        "volume": np.where(ratio == 1, volume, np.rint(volume / ratio)),
+        **{name: history.prices[:, column] for column, name in enumerate(PRICES)},
+        "volume": history.volume,
         "trades": None,
         "adj_factor": None if series.calendar == ALWAYS else factor,
         "source": ROUTE,
     }
+    bars = pl.DataFrame(columns).select(
+        pl.col(name).cast(dtype) for name, dtype in BAR_SCHEMA.items()
+    )
     return SourceBars(
-        pl.DataFrame(columns).select(
-            pl.col(name).cast(dtype) for name, dtype in BAR_SCHEMA.items()
-        ),
+        bars.filter(pl.Series((ts >= start_ms) & (ts < end_ms))),
         confirmed=(),
         origin=f"Yahoo Finance, {_settings(series).ticker}",
         notes=_notes(chart, left_out),
-        actions=tuple(one for one in actions if ts[0] < one.ts_ms <= ts[-1]),
+        actions=tuple(
+            one for one in actions if ts[0] < one.ts_ms < next_ms and start_ms <= one.ts_ms < end_ms
+        ),
         answers=1,
-        replaces=True,
+        replaces=replaced,
     )
 
 
@@ -201,24 +234,44 @@ def _sessions(
     return known, closes + SETTLED_AFTER_MS <= now_ms
 
 
-def _require_whole(ts: Instants, meta: Meta, first_ms: int, about: str) -> None:
+def _next_session(after_ms: int, series: SeriesSettings) -> int:
+    """The first session behind a time; a fortnight later at most."""
+    start_ms, end_ms = after_ms + 1, after_ms + 15 * DAY_MS
+    return int(next(iter(_expected(start_ms, end_ms, series)), end_ms))
+
+
+def _expected(start_ms: int, end_ms: int, series: SeriesSettings) -> Instants:
+    start, end = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (start_ms, end_ms))
+    try:
+        return find_calendar(series.calendar).expected(
+            start, end, series.timeframe_ms, series.is_daily_session
+        )
+    except CalendarError as error:
+        raise SourceError(f"series {series.key}: {error}") from error
+
+
+def _require_whole(
+    ts: Instants, meta: Meta, first_ms: int, now_ms: int, series: SeriesSettings, about: str
+) -> None:
     """Refuse an answer that lacks an end of the history: it would replace what is stored."""
     first_trade, last_trade = meta.first_trade_date, meta.regular_market_time
     if first_trade is not None:
         since = max(first_ms, first_trade * 1000)
-        if ts[0] - since > MOST_MISSING_MS:
+        if len(_expected(since, int(ts[0]), series)) > MOST_MISSING:
             raise HistoryUnavailable(
                 f"{about} has traded since {_date(since)}, but Yahoo's answer starts on "
                 f"{_date(ts[0])}; nothing is stored. Materialize again, or raise first_year."
             )
-    if last_trade is not None and last_trade * 1000 - ts[-1] > MOST_MISSING_MS:
-        raise SourceError(
-            f"{about} traded on {_date(last_trade * 1000)}, but Yahoo's answer ends on "
-            f"{_date(ts[-1])}; nothing is stored. Materialize again."
-        )
+    if last_trade is not None:
+        until = min(last_trade * 1000, now_ms)
+        if len(_expected(int(ts[-1]) + 1, until, series)) > MOST_MISSING:
+            raise SourceError(
+                f"{about} traded on {_date(until)}, but Yahoo's answer ends on "
+                f"{_date(ts[-1])}; nothing is stored. Materialize again."
+            )
 
 
-def _actions(chart: Chart, about: str) -> list[Action]:
+def _actions(chart: Chart, stored: Stored, about: str) -> tuple[Action, ...]:
     """Splits, and dividends in money a share as it was on their ex-date."""
     zone = ZoneInfo(chart.meta.exchange_timezone_name)
     splits = {
@@ -238,30 +291,12 @@ def _actions(chart: Chart, about: str) -> list[Action]:
     order = np.argsort(dates, kind="stable")
     dates, amounts = dates[order], amounts[order]
     ratio = unsplit(dates, np.ones(len(dates)), splits)
-    values = _as_traded(amounts[:, np.newaxis], ratio)[:, 0]
-    dividends = {
+    values = as_traded(amounts[:, np.newaxis], ratio)[:, 0]
+    dividends = [
         Action(int(date), "dividend", float(value))
         for date, value in zip(dates, values, strict=True)
-    }
-    return sorted(splits | dividends)
-
-
-def _as_traded(values: Prices, ratio: Prices) -> Prices:
-    """Split-adjusted money [n, k] times ratio [n], in the decimals that Yahoo's rounding leaves.
-
-    The adjusted value was rounded to six decimals and then to float32's 24 bits. A row shares its
-    decimals, so that rounding cannot bring low above close.
-    """
-    traded = values * ratio[:, np.newaxis]
-    if not len(traded):
-        return traded
-    six = np.where(ratio == 1, 0.0, ratio * 1e-6)  # what was never adjusted was never rounded
-    doubt = six + np.nanmax(traded, axis=1) * 2.0**-23
-    decimals = np.sum([10.0**-places >= doubt for places in range(1, 16)], axis=0)
-    for places in np.unique(decimals):
-        rows = decimals == places
-        traded[rows] = np.round(traded[rows], int(places))
-    return traded
+    ]
+    return tuple(sorted(splits | stored.same_amounts(dividends, splits)))
 
 
 def _notes(chart: Chart, left_out: int) -> tuple[str, ...]:

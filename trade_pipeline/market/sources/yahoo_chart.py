@@ -7,6 +7,7 @@ here. Knows no series and no calendar. Start at `ask`.
 """
 
 import json
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -106,10 +107,11 @@ class Chart(_Wire):
 
 
 class Answer(NamedTuple):
-    """A checked body, and what yfinance made of its bars."""
+    """A checked body, what yfinance made of its bars, and when Yahoo says that it was sent."""
 
     chart: Chart
     frame: Any  # pandas: index at the exchange's midnight; Open to Close and Volume, split-adjusted
+    date_ms: int | None
 
 
 def ask(ticker: str, start: str, base_url: str | None, about: str) -> Answer:
@@ -155,20 +157,31 @@ def ask(ticker: str, start: str, base_url: str | None, about: str) -> Answer:
         raise BadResponseError(f"no answer ({unread})") from unread
     if isinstance(kept[-1], Exception):
         raise BadResponseError(f"{type(kept[-1]).__name__}: {kept[-1]}") from kept[-1]
-    chart = _checked(*kept[-1], ticker, about)
+    status, content, date = kept[-1]
+    chart = _checked(status, content, ticker, about)
     if unread is not None or frame.empty:
         raise BadResponseError(f"yfinance reads no bars from it ({unread})") from unread
-    return Answer(chart, frame)
+    return Answer(chart, frame, _date_ms(date))
 
 
-def _keep_chart(session: Any, base_url: str | None) -> list[Exception | tuple[int, bytes]]:
+def _date_ms(header: str | None) -> int | None:
+    """The venue's clock; a proxy may leave it out or spoil it."""
+    try:
+        return int(parsedate_to_datetime(header or "").timestamp() * 1000)
+    except ValueError:
+        return None
+
+
+def _keep_chart(
+    session: Any, base_url: str | None
+) -> list[Exception | tuple[int, bytes, str | None]]:
     """Make a session send its requests to `base_url`, and keep what came of those for a chart.
 
     Returns:
-        Filled by the session: an exception, or (HTTP status, body), of each such request.
+        Filled by the session: an exception, or (HTTP status, body, header Date), of each chart.
     """
     send = session.request
-    kept: list[Exception | tuple[int, bytes]] = []
+    kept: list[Exception | tuple[int, bytes, str | None]] = []
 
     def request(method: str, url: str, *args: Any, **options: Any) -> Any:
         address = urlsplit(url)
@@ -183,7 +196,7 @@ def _keep_chart(session: Any, base_url: str | None) -> list[Exception | tuple[in
                 kept.append(error)
             raise
         if is_chart:
-            kept.append((answer.status_code, answer.content))
+            kept.append((answer.status_code, answer.content, answer.headers.get("Date")))
         return answer
 
     session.request = request

@@ -241,6 +241,68 @@ def test_an_action_that_alpaca_withdraws_is_refused(fake: FakeAlpaca, world: Wor
     assert "from 2022-11-04" in world.bad(series)
 
 
+def test_a_split_between_the_years_is_stored_before_the_new_year_is(
+    fake: FakeAlpaca, world: World, tmp_path: Path
+) -> None:
+    series = stock(fake, first_year=2023)
+    world.now_ms = fake.now_ms = ms(2023, 12, 30)
+    world.good(series)
+    fake.split("ACME", date(2023, 12, 30), 2)  # a Saturday
+    world.now_ms = fake.now_ms = NOW
+    before = world.bytes_of(series)
+    assert "from 2023-12-29" in world.bad(series, 2024)
+    assert world.bytes_of(series) == before
+    assert world.good(series).equals(new_world(tmp_path / "new").good(series))
+    split = Action(ms(2023, 12, 30), "split", 2.0)
+    assert split in read_bars(world.around.store, series.key).actions
+
+
+def test_a_late_split_between_confirmed_years_is_stored_after_pruning(
+    fake: FakeAlpaca, world: World, tmp_path: Path
+) -> None:
+    series = stock(fake, "15m", first_year=2023)
+    world.now_ms = fake.now_ms = ms(2024, 1, 2, 12)
+    world.good(series)
+    fake.split("ACME", date(2023, 12, 30), 2)
+    world.now_ms = fake.now_ms = NOW
+    assert "from 2023-12-29 00:00 UTC" in world.bad(series, 2024)
+    assert "prune it from 2023-12-29" in world.bad(series)
+    for year in (2023, 2024):
+        prune(world.around.store, series, year, (ms(2023, 12, 29), ms(2025, 1, 1)))
+    new = new_world(tmp_path / "new")
+    assert world.good(series).equals(new.good(series))
+    stored, once = (read_bars(one.around.store, series.key) for one in (world, new))
+    assert stored.actions == once.actions
+
+
+def test_two_pruned_ranges_are_filled_in_one_run_though_both_have_actions(
+    fake: FakeAlpaca, world: World
+) -> None:
+    fake.dividend("ACME", date(2022, 3, 2), 0.2)
+    fake.dividend("ACME", date(2023, 8, 2), 0.2)
+    series = stock(fake, "15m")
+    once = world.good(series)
+    actions = read_bars(world.around.store, series.key).actions
+    prune(world.around.store, series, 2022, (ms(2022, 3, 1), ms(2022, 3, 5)))
+    prune(world.around.store, series, 2023, (ms(2023, 8, 1), ms(2023, 8, 5)))
+    assert world.good(series).equals(once)
+    assert read_bars(world.around.store, series.key).actions == actions
+
+
+def test_a_run_that_asks_nothing_leaves_a_late_action_to_the_next_that_does(
+    fake: FakeAlpaca, world: World
+) -> None:
+    series = stock(fake, "15m", first_year=2023)
+    world.now_ms = fake.now_ms = ms(2024, 1, 2, 12)
+    world.good(series)
+    fake.dividend("ACME", date(2023, 12, 28), 0.5)
+    fake.requests.clear()
+    world.good(series, 2023)
+    assert not fake.requests
+    world.now_ms = fake.now_ms = NOW
+    assert "from 2023-12-28" in world.bad(series, 2024)
+
+
 def test_an_impossible_dividend_is_named(fake: FakeAlpaca, world: World) -> None:
     fake.dividend("ACME", date(2023, 5, 2), 500.0)
     assert "dividend of 2023-05-02 is 500 a share" in world.bad(stock(fake))

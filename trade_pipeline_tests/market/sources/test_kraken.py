@@ -212,7 +212,7 @@ def test_a_halt_of_hours_is_known_to_be_quiet(world: World) -> None:
     assert within(partition.confirmed, *HALT) == (HALT,)
 
 
-def test_a_pair_that_no_longer_trades_is_quiet_to_the_end_once_kraken_says_so_twice(
+def test_a_pair_that_no_longer_trades_is_quiet_to_the_end_if_its_newest_trade_is_known(
     world: World,
 ) -> None:
     world.fake.clock.now_ms = CLOSED + 72 * HOUR + 5_000
@@ -221,6 +221,32 @@ def test_a_pair_that_no_longer_trades_is_quiet_to_the_end_once_kraken_says_so_tw
     assert world.stored().bars.is_empty()
     assert world.stored().confirmed == (window,)
     assert world.asked("Trades") == 2
+
+
+def test_pages_without_trades_are_not_believed_while_there_are_newer_trades(world: World) -> None:
+    world.fake.fail("Trades", "no rows", times=3, after=2)
+    succeed(world.take(WINDOWS["trades"], "trades"))
+    window = (WINDOWS["trades"][0], CLOSED)
+    assert_true(world.stored(), MARKET, window, source=("trades",))
+
+
+def test_years_that_a_failed_plan_never_came_to_are_not_said_to_be_empty(world: World) -> None:
+    world.fake.fail("OHLC", "500", times=8)
+    series = world.series().model_copy(update={"first_year": 2024})
+    years = [SeriesYear(series.key, year) for year in (2024, 2025)]
+    outcome = import_bars({series.key: series}, years, world.around())
+    assert set(outcome.refused) == set(years)
+    assert not outcome.committed
+    assert world.asked("Trades") == 0
+
+
+def test_a_venue_that_goes_on_saying_there_are_no_trades_is_not_believed(world: World) -> None:
+    world.fake.fail("Trades", "no rows", times=10, after=2)
+    said = sentence(world.take(WINDOWS["trades"], "trades"))
+    assert "says 5 times that there is no trade after" in said
+    confirmed = world.stored().confirmed
+    assert_subset(world.stored(), WINDOWS["trades"])
+    assert confirmed[-1][1] < WINDOWS["trades"][1]
 
 
 @small
@@ -484,7 +510,7 @@ def test_requests_keep_the_pace_that_the_series_asks_for(world: World) -> None:
     assert world.fake.rate_limited == 0
     times = [one.at_ms for one in world.fake.requests]
     assert all(after - before >= 4_000 for before, after in itertools.pairwise(times))
-    assert any("about" in line and "done" in line for line in world.log)
+    assert any("% done" in line and " left" in line for line in world.log)
 
 
 def test_the_recorded_venue_gives_the_same_bars_by_candles_and_by_trades(
@@ -623,6 +649,7 @@ def test_a_candle_is_complete_when_the_venue_says_so_wherever_it_stands(
         (result([*CANDLES, None]), "the candle None"),
         (result([*CANDLES, CANDLES[0][:7]]), "list of 8 fields"),
         (result([CANDLES[0], CANDLES[2], CANDLES[1]]), "they must rise"),
+        (result([CANDLES[0], *CANDLES[2:]]), "lacks the candles between"),
         (result([CANDLES[0], *CANDLES]), "they must rise"),
         (with_field(0, "1740873540"), "has a candle at '1740873540'"),
         (with_field(0, 1_740_873_541), "not on the grid"),

@@ -5,19 +5,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trade_pipeline.market.bars import violations
 from trade_pipeline.market.importing import Outcome, SeriesYear, import_bars
+from trade_pipeline.market.pruning import prune
 from trade_pipeline.market.sources.base import Leg, SourceBars, SourceError, Surroundings
 from trade_pipeline.market.sources.registry import source_for
 from trade_pipeline.market.stored import read_partition
 from trade_pipeline.settings.series import SeriesSettings
 from trade_pipeline.storage import layout
-from trade_pipeline_tests.market.series import DAY, MINUTE, START, crypto, minutes, ms
+from trade_pipeline_tests.market.series import (
+    COLUMNS,
+    DAY,
+    MINUTE,
+    START,
+    crypto,
+    minutes,
+    ms,
+)
 
+ADJUSTED = COLUMNS | {"adj_close": "adj"}
 HEADER = "ts,open,high,low,close,volume\n"
 
 
@@ -36,6 +47,22 @@ def run(base: Path, *years: int, path: str = "inbox/*.csv", **source: Any) -> Ou
     )
     wanted = [SeriesYear(series.key, year) for year in years or (2018,)]
     return import_bars({series.key: series}, wanted, around)
+
+
+def quoted(*bars: tuple[int, float, float | str]) -> str:
+    """Minutes from `START` on with a close and an adjusted close."""
+    rows = (
+        f"{START + at * MINUTE},{close},{close},{close},{close},1,{adj}\n"
+        for at, close, adj in bars
+    )
+    return "ts,open,high,low,close,volume,adj\n" + "".join(rows)
+
+
+def factors(base: Path, *years: int) -> list[float]:
+    """Imports the inbox, which nothing refuses, and gives what is stored of the factor."""
+    assert not run(base, *years, columns=ADJUSTED).refused
+    kept = [stored(base, year) for year in years or (2018,)]
+    return [one for path in kept for one in pl.read_parquet(path)["adj_factor"]]
 
 
 def stored(base: Path, year: int = 2018) -> Path:
@@ -208,3 +235,128 @@ def test_rows_that_a_later_file_replaces_are_counted_in_the_log(tmp_path: Path) 
     (tmp_path / "b.csv").write_text(volumes(minutes(1, 2, 3), 2))
     notes = read(crypto("*.csv"), tmp_path).notes
     assert notes == ("2 rows of 2018 stand in a later file too, which counts",)
+
+
+def test_a_bar_that_a_corrected_file_drops_stays_until_it_is_pruned(
+    tmp_path: Path, inbox: Path
+) -> None:
+    (inbox / "1.csv").write_text(volumes(minutes(0, 1, 2, 3), 1))
+    assert not run(tmp_path, missing_bars="quiet").refused
+    (inbox / "1.csv").write_text(volumes(minutes(0, 1, 3), 1))
+    assert not run(tmp_path, missing_bars="quiet").refused
+    location = layout.ohlcv(tmp_path / "store", "venue.BTC-USD.1m", 2018)
+    assert read_partition(location).bars.height == 4, "merging never deletes"
+    assert prune(tmp_path / "store", crypto(), 2018, (START, START + DAY)) is not None
+    assert not run(tmp_path, missing_bars="quiet").refused
+    again = read_partition(location)
+    assert again.bars["ts"].dt.epoch("ms").to_list() == minutes(0, 1, 3)
+    assert again.confirmed == ((START, START + 4 * MINUTE),)
+
+
+def test_the_factor_goes_on_after_an_imported_file_was_moved_away(
+    tmp_path: Path, inbox: Path
+) -> None:
+    (inbox / "1.csv").write_text(quoted((0, 10, 5), (1, 10, 5), (2, 10, 10)))
+    assert factors(tmp_path) == [1, 1, 2]
+    (inbox / "1.csv").unlink()
+    # The provider has halved all adjusted closes since, for a split within the new bars.
+    (inbox / "2.csv").write_text(quoted((1, 10, 2.5), (2, 10, 5), (3, 10, 5), (4, 5, 5)))
+    assert factors(tmp_path) == [1, 1, 2, 2, 4]
+
+
+def test_one_bar_in_common_is_enough_and_one_of_another_close_is_none(
+    tmp_path: Path, inbox: Path
+) -> None:
+    (inbox / "1.csv").write_text(quoted((0, 10, 5), (1, 12, 6), (2, 10, 10)))
+    assert factors(tmp_path) == [1, 1, 2]
+    (inbox / "1.csv").unlink()
+    (inbox / "2.csv").write_text(quoted((1, 11, 11), (2, 10, 5), (3, 10, 5)))
+    assert factors(tmp_path) == [1, 4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("second", "fault"),
+    [
+        (quoted((3, 10, 10), (4, 10, 10)), "no file has one of the stored bars with its close"),
+        (quoted((2, 9, 9), (3, 10, 10)), "no file has one of the stored bars with its close"),
+        (quoted((2, 10, "nan"), (3, 10, 10)), "no positive close and adjusted close"),
+        (
+            quoted((1, 10, 5), (2, 10, 5), (3, 10, 10)),
+            "contradict them: at 2018-01-01 00:02 UTC it is stored as 2 and would become 1",
+        ),
+        # A file of bars before the stored ones, which start at 1 themselves.
+        (
+            quoted((-1, 10, 2.5), (0, 10, 5)),
+            "contradict them: at 2018-01-01 00:00 UTC it is stored as 1 and would become 2",
+        ),
+        (quoted((-2, 10, 5), (-1, 10, 5)), "no file has one of the stored bars with its close"),
+    ],
+    ids=["apart", "another close", "no number", "disagree", "older", "older and apart"],
+)
+def test_a_factor_that_cannot_go_on_is_refused_and_stored_bytes_stay(
+    tmp_path: Path, inbox: Path, second: str, fault: str
+) -> None:
+    (inbox / "1.csv").write_text(quoted((0, 10, 5), (1, 10, 5), (2, 10, 10)))
+    assert factors(tmp_path) == [1, 1, 2]
+    before = stored(tmp_path).read_bytes()
+    (inbox / "1.csv").rename(tmp_path / "1.csv")
+    (inbox / "2.csv").write_text(second)
+    refused = run(tmp_path, 2017, 2018, columns=ADJUSTED).refused
+    for refusal in refused.values():
+        assert fault in refusal.sentence
+        if "positive" not in fault:
+            assert (
+                "3 stored bars" in refusal.sentence or "stored bars from 2018" in refusal.sentence
+            )
+            assert "Put the files back that were imported, or prune" in refusal.sentence
+    assert {one.year for one in refused} == {2017, 2018}
+    assert stored(tmp_path).read_bytes() == before
+    assert not stored(tmp_path, 2017).exists()
+
+
+def test_a_refused_factor_is_mended_by_putting_the_file_back_or_by_pruning(
+    tmp_path: Path, inbox: Path
+) -> None:
+    first, second = quoted((0, 10, 5), (1, 10, 10)), quoted((2, 10, 10), (3, 10, 10))
+    (inbox / "1.csv").write_text(first)
+    assert factors(tmp_path) == [1, 2]
+    (inbox / "1.csv").unlink()
+    (inbox / "2.csv").write_text(second)
+    assert run(tmp_path, columns=ADJUSTED).refused
+    (inbox / "1.csv").write_text(first)
+    assert factors(tmp_path) == [1, 2, 2, 2]
+    (inbox / "1.csv").unlink()
+    assert factors(tmp_path) == [1, 2, 2, 2], "the second file's bars are stored by now"
+    assert prune(tmp_path / "store", crypto(), 2018, (START, START + DAY)) is not None
+    assert factors(tmp_path) == [1, 1]
+
+
+def test_a_rounded_adjusted_close_contradicts_nothing(tmp_path: Path, inbox: Path) -> None:
+    (inbox / "1.csv").write_text(quoted((0, 10, 5), (1, 10, 8.33), (2, 11, 9.17)))
+    before = factors(tmp_path)
+    (inbox / "1.csv").unlink()
+    (inbox / "2.csv").write_text(quoted((1, 10, 5.55), (2, 11, 6.11), (3, 11, 6.11)))
+    after = factors(tmp_path)
+    assert after[:2] == before[:2]
+    assert after[2:] == [pytest.approx(before[2], rel=2e-3)] * 2
+
+
+@settings(max_examples=40)
+@given(
+    dividends=st.sets(st.integers(1, 19)),
+    cuts=st.lists(st.integers(1, 19), min_size=1, max_size=4, unique=True),
+    overlap=st.integers(1, 5),
+)
+def test_however_a_history_comes_in_pieces_that_overlap_its_factor_is_the_wholes(
+    tmp_path_factory: pytest.TempPathFactory, dividends: set[int], cuts: list[int], overlap: int
+) -> None:
+    base = tmp_path_factory.mktemp("pieces")
+    (base / "inbox").mkdir()
+    # Each dividend is half the price; the provider adjusts all closes before it.
+    growth = [2.0 ** sum(one <= at for one in dividends) for at in range(20)]
+    start = 0
+    for stop in (*sorted(cuts), 20):
+        bars = [(at, 8, 8 * growth[at] / growth[stop - 1]) for at in range(start, stop)]
+        (base / "inbox" / "latest.csv").write_text(quoted(*bars))
+        assert factors(base) == growth[:stop]
+        start = max(0, stop - overlap)

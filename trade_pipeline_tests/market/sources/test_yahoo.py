@@ -19,6 +19,7 @@ from trade_pipeline.market.bars import BAR_SCHEMA, violations
 from trade_pipeline.market.calendars import find_calendar
 from trade_pipeline.market.coverage import coverage
 from trade_pipeline.market.importing import Outcome, SeriesYear, import_bars
+from trade_pipeline.market.pruning import prune
 from trade_pipeline.market.sources.base import (
     HistoryUnavailable,
     Leg,
@@ -705,3 +706,200 @@ def test_what_is_stored_stays_when_yahoo_fails(fake: FakeYahoo, tmp_path: Path) 
     outcome = run_import(series, tmp_path, years)
     assert "refuses ACME" in outcome.refused[SeriesYear(series.key, 2019)].sentence
     assert files(series, tmp_path) == before
+
+
+# What an answer may not do to what is stored.
+
+
+def sentence_of(outcome: Outcome) -> str:
+    """The one sentence that every year is refused with."""
+    (sentence,) = {one.sentence for one in outcome.refused.values()}
+    return sentence
+
+
+def upto(stock: Listed, end: tuple[int, int, int], **changes: Any) -> Listed:
+    """The same stock as Yahoo knew it before a date; actions as given, or those before it."""
+    known = sum(one < ms(*end) // 1000 for one in stock.opens)
+    actions = changes.pop("actions", tuple(a for a in stock.actions if a.ts_ms < ms(*end)))
+    return replace(
+        stock,
+        opens=stock.opens[:known],
+        prices=stock.prices[:known],
+        volume=stock.volume[:known],
+        actions=actions,
+    )
+
+
+def test_sessions_that_lost_their_prices_are_not_replaced(fake: FakeYahoo, tmp_path: Path) -> None:
+    stock = fake.stocks["ACME"] = listed()
+    series, years = settings(fake), range(2019, 2021)
+    run_import(series, tmp_path, years)
+    before = files(series, tmp_path)
+    prices = stock.prices.copy()
+    prices[[300, 305]] = np.nan
+    fake.stocks["ACME"] = replace(stock, prices=prices)
+    for asked in (years, range(2020, 2021)):
+        outcome = run_import(series, tmp_path, asked)
+        sentence = sentence_of(outcome)
+        assert "2 stored sessions from 2020-03-12 to 2020-03-19 have no prices" in sentence
+        assert "prune this series from 2020-03-12 to 2020-03-20" in sentence
+        assert files(series, tmp_path) == before
+    # Of a year that stays nothing is lost.
+    assert not run_import(series, tmp_path, range(2019, 2020)).refused
+    assert files(series, tmp_path) == before
+    # The way out.
+    prune(tmp_path / "store", series, 2020, (ms(2020, 3, 12), ms(2020, 3, 20)))
+    assert not run_import(series, tmp_path, years).refused
+    assert read_bars(tmp_path / "store", series.key).bars.equals(read(series).stored)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_an_answer_that_lacks_its_last_months_replaces_nothing(
+    fake: FakeYahoo, tmp_path: Path, tells: bool
+) -> None:
+    fake.stocks["ACME"] = listed()
+    series, years = settings(fake), range(2019, 2021)
+    run_import(series, tmp_path, years)
+    before = files(series, tmp_path)
+
+    def shorten(chart: dict[str, Any]) -> None:
+        _cut(chart, slice(0, -40))
+        if not tells:
+            del chart["meta"]["regularMarketTime"]
+
+    fake.changes.append(shorten)
+    sentence = sentence_of(run_import(series, tmp_path, years))
+    assert ("answer ends on 2020-11-03" in sentence) is tells
+    assert ("40 stored sessions from 2020-11-04 to 2020-12-31" in sentence) is not tells
+    assert files(series, tmp_path) == before
+
+
+def test_sessions_that_an_answer_is_late_with_stay(fake: FakeYahoo, tmp_path: Path) -> None:
+    fake.stocks["ACME"] = listed(actions=(FOUR_FOR_ONE, Action(ms(2020, 12, 30), "dividend", 0.5)))
+    series, years = settings(fake), range(2019, 2021)
+    run_import(series, tmp_path, years)
+    before = files(series, tmp_path)
+    fake.changes.append(lambda chart: _cut(chart, slice(0, -5)))
+    assert not run_import(series, tmp_path, years).refused
+    assert files(series, tmp_path) == before
+
+
+@pytest.mark.parametrize("value", [5.0, None])
+def test_an_action_told_late_or_withdrawn_needs_all_years_in_one_run(
+    fake: FakeYahoo, tmp_path: Path, value: float | None
+) -> None:
+    late = () if value is None else (Action(DIVIDEND.ts_ms, "dividend", value),)
+    stock = listed(actions=() if late else (DIVIDEND,))
+    fake.stocks["ACME"] = stock
+    series, years = settings(fake), range(2019, 2021)
+    run_import(series, tmp_path, years)
+    before = files(series, tmp_path)
+    fake.stocks["ACME"] = replace(stock, actions=late)
+    sentence = sentence_of(run_import(series, tmp_path, range(2020, 2021)))
+    assert "from 2019-10-01 on" in sentence and "all years of this series in one run" in sentence
+    assert files(series, tmp_path) == before
+    assert not run_import(series, tmp_path, years).refused
+    assert read_bars(tmp_path / "store", series.key).bars.equals(read(series).stored)
+
+
+def test_a_split_between_the_years_is_stored_before_the_new_year_is(
+    fake: FakeYahoo, tmp_path: Path
+) -> None:
+    weekend = Action(ms(2022, 12, 31), "split", 2.0)
+    stock = listed(end=(2023, 2, 1), actions=(weekend,))
+    fake.stocks["ACME"] = upto(stock, (2022, 12, 31))
+    series, store = settings(fake), tmp_path / "store"
+    run_import(series, tmp_path, range(2019, 2023), ms(2022, 12, 30, 23))
+    fake.stocks["ACME"] = stock
+    new_year = ms(2023, 1, 10)
+    sentence = sentence_of(run_import(series, tmp_path, range(2023, 2024), new_year))
+    assert "from 2022-12-31 on" in sentence
+    # Last year's run takes it, with its last session; then the new year may follow alone.
+    assert not run_import(series, tmp_path, range(2022, 2023), ms(2023, 1, 2, 12)).refused
+    assert read_partition(layout.ohlcv(store, series.key, 2022)).actions == (weekend,)
+    assert not run_import(series, tmp_path, range(2023, 2024), new_year).refused
+    stored = read_bars(store, series.key)
+    assert stored.actions == (weekend,)
+    assert stored.bars["adj_factor"].unique().sort().to_list() == [1.0, 2.0]
+
+
+def test_years_on_both_sides_of_one_that_stays_are_judged_beside_it(
+    fake: FakeYahoo, tmp_path: Path
+) -> None:
+    stock = fake.stocks["ACME"] = listed(end=(2022, 1, 1))
+    series, now = settings(fake), ms(2022, 2, 1)
+    run_import(series, tmp_path, range(2019, 2022), now)
+    fake.stocks["ACME"] = replace(stock, actions=(THREE_FOR_TWO,))
+    wanted = [SeriesYear(series.key, year) for year in (2019, 2021)]
+    outcome = import_bars({series.key: series}, wanted, around(tmp_path, now))
+    assert "from 2020-06-01 on" in sentence_of(outcome)
+
+
+def test_a_reverse_split_changes_no_share_of_earlier_partitions(
+    fake: FakeYahoo, tmp_path: Path
+) -> None:
+    one_for_four = Action(ms(2020, 6, 1), "split", 0.25)
+    two_for_one = Action(ms(2020, 9, 1), "split", 2.0)
+    stock = listed(actions=(one_for_four, two_for_one))
+    series, years = settings(fake), range(2019, 2021)
+    fake.stocks["ACME"] = upto(stock, (2020, 5, 1))
+    run_import(series, tmp_path, years, ms(2020, 5, 1))
+    early = read_bars(tmp_path / "store", series.key).bars
+    assert early["volume"].to_list() == stock.volume[: early.height].tolist()
+    for end in ((2020, 8, 1), (2021, 1, 1)):
+        fake.stocks["ACME"] = upto(stock, end)
+        assert not run_import(series, tmp_path, years, ms(*end)).refused
+        now = read_bars(tmp_path / "store", series.key).bars
+        assert now.head(early.height).equals(early)
+    # Without the store, shares are lost.
+    assert read(series).bars["volume"].to_list() != stock.volume.tolist()
+
+
+def test_prices_finer_than_cents_stay_after_a_great_split(fake: FakeYahoo, tmp_path: Path) -> None:
+    hundred = Action(ms(2020, 6, 1), "split", 100.0)
+    stock = listed(actions=(DIVIDEND._replace(value=0.23125), hundred))
+    stock = replace(stock, prices=stock.prices + 0.0625)
+    series, years = settings(fake), range(2019, 2021)
+    fake.stocks["ACME"] = upto(stock, (2020, 5, 1))
+    run_import(series, tmp_path, years, ms(2020, 5, 1))
+    before = files(series, tmp_path)["2019.parquet"]
+    fake.stocks["ACME"] = stock
+    # This year alone first: no rounding may look like another dividend.
+    for asked in (range(2020, 2021), years):
+        assert not run_import(series, tmp_path, asked).refused
+        assert files(series, tmp_path)["2019.parquet"] == before
+    fresh = read(series).stored
+    assert not fresh["close"].equals(read_bars(tmp_path / "store", series.key).bars["close"])
+
+
+def test_what_yahoo_corrects_by_more_than_rounding_is_taken(
+    fake: FakeYahoo, tmp_path: Path
+) -> None:
+    stock = fake.stocks["ACME"] = listed(actions=(FOUR_FOR_ONE,))
+    series, years = settings(fake), range(2019, 2021)
+    run_import(series, tmp_path, years)
+    prices, volume = stock.prices.copy(), stock.volume.copy()
+    prices[10] += 0.01
+    volume[11] += 1
+    fake.stocks["ACME"] = replace(stock, prices=prices, volume=volume)
+    run_import(series, tmp_path, years)
+    stored = read_bars(tmp_path / "store", series.key).bars
+    assert stored["close"].to_list() == prices[:, 3].tolist()
+    assert stored["volume"].to_list() == volume.tolist()
+
+
+def test_a_damaged_partition_is_named_with_its_way_out(fake: FakeYahoo, tmp_path: Path) -> None:
+    fake.stocks["ACME"] = listed()
+    series = settings(fake)
+    run_import(series, tmp_path, range(2019, 2021))
+    layout.ohlcv(tmp_path / "store", series.key, 2019).path.write_bytes(b"torn")
+    sentence = sentence_of(run_import(series, tmp_path, range(2020, 2021)))
+    assert "prune the whole of 2019 of yahoo.ACME.1d" in sentence
+
+
+def test_a_clock_that_runs_ahead_gives_no_unfinished_session(fake: FakeYahoo) -> None:
+    fake.stocks["ACME"] = listed(end=(2019, 11, 28))
+    fake.date = "Wed, 27 Nov 2019 18:00:00 GMT"
+    assert dates_of(read(settings(fake), ms(2019, 11, 28)))[-1] == "2019-11-26"
+    fake.date = "no date"
+    assert dates_of(read(settings(fake), ms(2019, 11, 28)))[-1] == "2019-11-27"

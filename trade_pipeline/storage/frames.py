@@ -210,8 +210,8 @@ def _validity(series: pl.Series) -> bytes:
 def _buffers(series: pl.Series) -> Iterator[bytes | memoryview]:
     """The values of a column as bytes, with 0 or nothing in place of nulls."""
     dtype = series.dtype
-    if dtype == pl.Null:
-        return
+    if dtype == pl.Null or series.null_count() == len(series):
+        return  # the bits before say all
     if dtype in _TEXTS:
         values = series.cast(pl.Binary).fill_null(b"")
         yield np.ascontiguousarray(values.bin.size().cast(pl.UInt64).to_numpy()).data
@@ -219,8 +219,8 @@ def _buffers(series: pl.Series) -> Iterator[bytes | memoryview]:
     elif dtype == pl.Boolean:
         yield np.packbits(series.fill_null(False).to_numpy()).data
     else:
-        # An Enum's codes are as wide as its categories need; one width keeps this simple.
-        codes = pl.UInt32 if dtype == pl.Enum else series.to_physical().dtype
+        # An Enum's codes are as wide as its categories need; one width, for 65,536 of them.
+        codes = pl.UInt16 if dtype == pl.Enum else series.to_physical().dtype
         numbers = series.to_physical().cast(codes)
         # Most columns have neither nulls nor NaN, and need no copy to be rid of them.
         if numbers.null_count():

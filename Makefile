@@ -18,6 +18,7 @@ test: $(INSTALLED) ## the whole suite
 
 bench: $(INSTALLED) ## what we claim of speed, beside peers, as JSON lines
 	$(BIN)/python benchmarks/market_data.py
+	$(BIN)/python benchmarks/env_speed.py
 
 soak: $(INSTALLED) ## the long fault runs; `make test` holds a short version of each
 	SOAK=1 $(BIN)/pytest -n 0 -s trade_pipeline_tests/soak
@@ -33,7 +34,7 @@ lock: $(INSTALLED) ## constraints.txt from pyproject.toml
 	sed -i 's/^torch==2.13.0+cpu$$/torch==2.13.0/' constraints.txt # any build of that version
 
 clean: ## forget everything that was computed
-	rm -rf store .dagster
+	rm -rf store .dagster benchmarks/peers/.venv
 
 .PHONY: home
 home:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trade_pipeline.backtest.strategies import Strategy
 from trade_pipeline.evaluation.trades import FILL_SCHEMA
-from trade_pipeline.settings.experiment import EnvironmentSettings
+from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.simulator.kernel import REASONS, Account, Fills, Orders, Rules, close_out, step
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.splits import Rows, SplitError, long_enough
@@ -109,7 +109,7 @@ def backtest(
             f"of {window} needs {window + 2}. Shorten the window or widen the part."
         )
     record = _Record(dataset, int((slices[:, 1] - slices[:, 0] - window).sum()))
-    market, rules = dataset.market, Rules.of(environment)
+    market, rules = dataset.market, Rules.of(environment, dataset.market.instruments)
     account = Account.start(1, market.instruments, environment.initial_equity)
     fills = Fills.empty(1, market.instruments)
     strategy.start(dataset, environment)

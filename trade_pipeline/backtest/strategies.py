@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.settings.experiment import (
     BaselineSettings,
     BuyAndHoldBaseline,
-    EnvironmentSettings,
     EqualWeightBaseline,
     FlatBaseline,
     RandomBaseline,
@@ -71,7 +71,7 @@ class PolicyStrategy:
                 )
         self._features = self._runner.features(dataset)
         self._market = dataset.market
-        self._mapping = mapping_for(environment.actions, len(dataset.instruments))
+        self._mapping = mapping_for(environment, len(dataset.instruments))
         self._window = environment.window
 
     def orders(self, row: int, account: Account) -> Orders:
@@ -164,7 +164,7 @@ class RandomActions:
     def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
         """Seed again, so that each backtest draws the same actions."""
         self._generator = np.random.default_rng(self._seed)
-        self._mapping = mapping_for(environment.actions, len(dataset.instruments))
+        self._mapping = mapping_for(environment, len(dataset.instruments))
 
     def orders(self, row: int, account: Account) -> Orders:
         """Each choice, or each weight, uniform over what the environment allows."""

@@ -3,6 +3,8 @@
 Start at `build_definitions`. Nothing here reads data; a wrong configuration stops here.
 """
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from trade_pipeline.defs.automation import build_follower
@@ -20,9 +22,10 @@ from trade_pipeline.defs.resources import build_resources
 from trade_pipeline.defs.schedules import build_refresh
 from trade_pipeline.defs.sensors import build_jobs, build_retrain_sensor
 from trade_pipeline.defs.storage_use import build_storage_use
+from trade_pipeline.features.registry import FeatureSet
 from trade_pipeline.market.calendars import CalendarError, find_calendar
 from trade_pipeline.settings.base import SettingsError
-from trade_pipeline.settings.project import Places, read_project
+from trade_pipeline.settings.project import Places, Project, read_project
 
 
 def build_definitions(places: Places) -> dg.Definitions:
@@ -39,6 +42,7 @@ def build_definitions(places: Places) -> dg.Definitions:
             file = places.configs / "series.yaml"
             raise SettingsError(f"{file}: key 'calendar' of series {key}: {error}") from None
     feature_sets = resolve_feature_sets(project)
+    _check_labels(places, project, feature_sets)
     partitions = Partitions.of(project)
     ohlcv = build_ohlcv(project, partitions)
     manifest = build_manifest(project, partitions, ohlcv.asset)
@@ -92,3 +96,17 @@ def build_definitions(places: Places) -> dg.Definitions:
         resources=build_resources(places.store, project.compute),
         executor=dg.in_process_executor,
     )
+
+
+def _check_labels(places: Places, project: Project, feature_sets: Mapping[str, FeatureSet]) -> None:
+    """Refuse starts that are stratified by no feature of the experiment's set."""
+    for name, experiment in project.experiments.items():
+        known = feature_sets[experiment.features].names
+        for variant in experiment.variants:
+            label = getattr(experiment.variant(variant)[0].starts, "label", None)
+            if label is not None and label not in known:
+                file = places.configs / "experiments" / f"{name}.yaml"
+                raise SettingsError(
+                    f"{file}: key 'environment.starts.label' of variant {variant}: {label!r} is no "
+                    f"feature of {experiment.features}; known are {', '.join(known)}."
+                )

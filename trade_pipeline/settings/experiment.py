@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from trade_pipeline.settings.base import Settings, parse_settings
+from trade_pipeline.settings.environment import EnvironmentSettings
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 RESERVED_NAMES = frozenset(
@@ -73,85 +74,6 @@ class WalkForward(Settings):
 SplitSettings = Annotated[
     FractionHoldout | CalendarHoldout | WalkForward, Field(discriminator="kind")
 ]
-
-
-class CostSettings(Settings):
-    """What trading costs. Rates are annual fractions on elapsed time over 365 days."""
-
-    fee_bps: float = Field(default=10.0, ge=0, description="Of traded notional.")
-    slippage_bps: float = Field(default=2.0, ge=0, description="Against the trader, of price.")
-    borrow_rate: float = Field(default=0.0, ge=0, description="Annual, on short notional.")
-    interest_rate: float = Field(default=0.0, ge=0, description="Annual, on negative cash.")
-    lot_size: float = Field(default=0.0, ge=0, description="Quantity step; 0 is continuous.")
-    tick_size: float = Field(default=0.0, ge=0, description="Price step of brackets; 0 is none.")
-    min_notional: float = Field(default=0.0, ge=0, description="Smallest order, quote currency.")
-    participation: float = Field(
-        default=0.0, ge=0, le=1, description="Most of a bar's volume a fill takes; 0 is no cap."
-    )
-
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class BracketActions(Settings):
-    """One instrument: direction, size, stop-loss and take-profit from these lists."""
-
-    kind: Literal["brackets"]
-    sizes: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(1.0,), min_length=1, description="Position as a fraction of equity."
-    )
-    stops: tuple[Fraction | None, ...] = Field(
-        default=(None,), min_length=1, description="Distance from entry; null is no stop."
-    )
-    takes: tuple[Annotated[float, Field(gt=0)] | None, ...] = Field(
-        default=(None,), min_length=1, description="Distance from entry; null is no target."
-    )
-    short: bool = True
-
-
-class WeightActions(Settings):
-    """Any number of instruments: one target weight each, in [-1, 1] or [0, 1]."""
-
-    kind: Literal["weights"]
-    short: bool = False
-
-
-ActionSettings = Annotated[BracketActions | WeightActions, Field(discriminator="kind")]
-
-
-class RewardTerm(Settings):
-    """One term of the reward; terms are summed with their weights."""
-
-    term: Literal["log_return", "cost", "drawdown", "exposure", "turnover"]
-    weight: float = 1.0
-
-
-class EnvironmentSettings(Settings):
-    """What one simulated account sees and pays."""
-
-    window: PositiveInt = Field(default=32, description="Bars of features in an observation.")
-    episode_bars: PositiveInt = Field(
-        default=250, description="Decisions of a training episode before it truncates."
-    )
-    initial_equity: float = Field(default=100_000.0, gt=0, description="Quote currency.")
-    costs: CostSettings = CostSettings()
-    max_leverage: float = Field(default=1.0, gt=0, description="Cap of gross exposure / equity.")
-    maintenance_margin: float = Field(
-        default=0.05, ge=0, lt=1, description="Equity / gross below this liquidates."
-    )
-    no_trade_band: float = Field(
-        default=0.0, ge=0, lt=1, description="Weight changes below this do not trade."
-    )
-    random_start_position: bool = Field(
-        default=True, description="Training episodes may start holding a position."
-    )
-    actions: ActionSettings
-    reward: tuple[RewardTerm, ...] = Field(default=(RewardTerm(term="log_return"),), min_length=1)
-
-    @property
-    def short(self) -> bool:
-        """Whether a position may be negative."""
-        return self.actions.short
 
 
 class NetworkSettings(Settings):
@@ -315,7 +237,7 @@ class ExperimentSettings(Settings):
                 "are listed; use kind weights"
             )
         for name in self.variants:
-            self.variant(name)
+            self.variant(name)[0].costs.check_lists(len(self.series))
         if len(self.trials()) > MOST_TRIALS:
             raise ValueError(
                 f"variants x folds x seeds is {len(self.trials())} trials; at most {MOST_TRIALS}"
@@ -351,7 +273,9 @@ class ExperimentSettings(Settings):
 
 
 def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Overrides laid over a base, mapping by mapping; lists are replaced whole."""
+    """Overrides laid over a base, mapping by mapping; lists and other kinds are replaced whole."""
+    if overrides.get("kind", base.get("kind")) != base.get("kind"):
+        return dict(overrides)
     merged = dict(base)
     for key, value in overrides.items():
         inner = merged.get(key)

@@ -14,31 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import seeding
 
-from trade_pipeline.settings.experiment import EnvironmentSettings
-from trade_pipeline.simulator.actions import (
-    ActionMapping,
-    BracketMapping,
-    WeightMapping,
-    mapping_for,
-)
-from trade_pipeline.simulator.episodes import Segments, sample_starts, starting_orders
-from trade_pipeline.simulator.kernel import (
-    Account,
-    Fill,
-    Fills,
-    IntArray,
-    Market,
-    Rules,
-    close_out,
-    restart,
-    step,
-)
-from trade_pipeline.simulator.observation import (
-    checked_features,
-    observation_space,
-    observe,
-)
-from trade_pipeline.simulator.rewards import reward
+from trade_pipeline.settings.environment import EnvironmentSettings
+from trade_pipeline.simulator.actions import ActionMapping, BracketMapping, WeightMapping
+from trade_pipeline.simulator.episodes import Segments
+from trade_pipeline.simulator.kernel import close_out
+from trade_pipeline.simulator.market import IntArray, Market
+from trade_pipeline.simulator.picture import EpisodeRecord, episode_picture
+from trade_pipeline.simulator.simulation import Simulation
+from trade_pipeline.simulator.state import Account, Fill, Fills
 
 Observation = dict[str, Any]
 
@@ -52,14 +35,11 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         segments: int64 [S, 2] row ranges [a, b) that training episodes are drawn from.
         settings: window, costs, limits, actions, reward.
         seed: of the episodes drawn until `reset(seed=...)` gives another.
-
-    Attributes:
-        account: the account, E = 1; read it, never change it.
-        row: int64 [1] the last closed row.
-        fills: what the last step traded.
+        render_mode: "rgb_array" keeps the episode, so that `render` can draw it.
+        others: `observe`, `labels` and `training_rows` of `Simulation`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's declaration
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012
     kind: str  # of `settings.actions`
     mapping: ActionMapping
 
@@ -70,32 +50,45 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         segments: npt.NDArray[np.int64],
         settings: EnvironmentSettings,
         seed: int = 0,
+        render_mode: str | None = None,
+        **others: Any,
     ) -> None:
         if settings.actions.kind != self.kind:
             raise ValueError(
                 f"{type(self).__name__} takes actions of kind {self.kind}, the settings have "
                 f"{settings.actions.kind}; TradingEnv is for brackets, PortfolioEnv for weights"
             )
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode {render_mode!r} is unknown; None and 'rgb_array' are")
+        self.simulation = Simulation(market, features, segments, settings, 1, seed, **others)
         self.market = market
         self.settings = settings
-        self.rules = Rules.of(settings)
-        self.mapping = mapping_for(settings.actions, market.instruments)
-        self._features = checked_features(features, market)
-        self._segments = Segments(segments)
-        self._segments.check(settings.window, market.rows)
+        self.mapping = self.simulation.mapping
+        self.render_mode = render_mode
         self._np_random, self._np_random_seed = seeding.np_random(seed)
         self.action_space = (
             self.mapping.dict_space
             if isinstance(self.mapping, BracketMapping)
             else self.mapping.space
         )
-        self.observation_space = observation_space(
-            settings.window, self._features.shape[1], market.instruments
-        )
-        self.account = Account.start(1, market.instruments, settings.initial_equity)
-        self.fills = Fills.empty(1, market.instruments)
-        self.row: IntArray = np.zeros(1, np.int64)
-        self._last = -1
+        self.observation_space = self.simulation.observation_space
+        self._record = EpisodeRecord() if render_mode else None
+        self._running = False
+
+    @property
+    def account(self) -> Account:
+        """The account, E = 1; read it, never change it."""
+        return self.simulation.account
+
+    @property
+    def row(self) -> IntArray:
+        """Int64 [1] the last closed row."""
+        return self.simulation.row
+
+    @property
+    def fills(self) -> Fills:
+        """What the last step traded."""
+        return self.simulation.fills
 
     def flat_action(self, action: Any) -> npt.NDArray[Any]:
         """The action as the mapping takes it, one row of `to_orders`."""
@@ -118,6 +111,8 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
             ValueError: if an option is unknown or does not fit.
         """
         super().reset(seed=seed)
+        if seed is not None:
+            self.simulation.seed(seed)
         options = dict(options or {})
         segment = options.pop("segment", None)
         carried = options.pop("account", None)
@@ -126,10 +121,12 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         if segment is None:
             if carried is not None:
                 raise ValueError("an account is carried into a segment; give options['segment']")
-            self._start_training_episode()
+            self.simulation.begin()
         else:
             self._start_segment(segment, carried)
-        self.fills.count[:] = 0
+        self._running = True
+        if self._record is not None:
+            self._record.begin(int(self.row[0]), self.account)
         return self._observe(), self._info()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -143,52 +140,45 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
             ValueError: if the action is outside the action space.
             RuntimeError: if the episode has ended or none has begun.
         """
-        if self.row[0] > self._last:
+        if not self._running:
             raise RuntimeError("the episode has ended or none has begun; call reset()")
-        orders = self.mapping.to_orders(self.flat_action(action)[np.newaxis])
-        equity_before = self.account.equity.copy()
-        step(self.account, self.market, self.row, orders, self.rules, self.fills)
-        self.row += 1
-        gained = reward(self.settings.reward, self.account, equity_before, self.market, self.row)
+        simulation = self.simulation
+        self.mapping.to_orders(self.flat_action(action)[np.newaxis], simulation.orders)
+        rewards, dones = simulation.act()
         terminated = bool(self.account.terminated[0])
-        truncated = not terminated and bool(self.row[0] > self._last)
-        if terminated:
-            self._last = -1
-        return self._observe(), float(gained[0]), terminated, truncated, self._info()
+        truncated = bool(dones[0]) and not terminated
+        self._running = not dones[0]
+        info = self._info()
+        if self._record is not None:
+            self._record.add(info["equity"], info["fills"])
+        return self._observe(), float(rewards[0]), terminated, truncated, info
 
     def close_out(self) -> list[Fill]:
         """Close every position at the close of the last row, as at a slice's end."""
-        close_out(self.account, self.market, self.row, self.rules, self.fills)
+        close_out(self.account, self.market, self.row, self.simulation.rules, self.fills)
         return self.fills.of(0)
 
-    def _start_training_episode(self) -> None:
-        window, rng = self.settings.window, self.np_random
-        first, last = sample_starts(rng, self._segments, window, self.settings.episode_bars, 1)
-        orders = starting_orders(self.mapping, rng, 1, self.settings.random_start_position)
-        equity = self.settings.initial_equity
-        restart(self.account, self.market, np.zeros(1, int), first, orders, self.rules, equity)
-        self.row, self._last = first, int(last[0])
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """The episode so far, uint8 [H, W, 3]: prices with fills, and equity; None without mode."""
+        if self._record is None:
+            return None
+        return episode_picture(self.market, self._record)
 
     def _start_segment(self, segment: tuple[int, int], carried: Account | None) -> None:
+        simulation = self.simulation
+        window = self.settings.window
         chosen = Segments(np.array([segment]))
-        chosen.check(self.settings.window, self.market.rows)
-        start = Account.start(1, self.market.instruments, self.settings.initial_equity)
-        self.account = start if carried is None else carried.copy()
-        if self.account.positions.shape != start.positions.shape:
-            raise ValueError(
-                f"the account carried has shape {self.account.positions.shape}; "
-                f"{start.positions.shape} is expected"
-            )
-        if self.account.terminated[0]:
+        chosen.check(window, self.market.rows)
+        account = carried
+        if account is None:
+            account = Account.start(1, self.market.instruments, self.settings.initial_equity)
+        if account.terminated.any():
             raise ValueError("the account carried is ruined; there is nothing to go on with")
-        first, last = chosen.decisions(self.settings.window)[0]
-        self.row, self._last = np.array([first], np.int64), int(last)
+        first, last = chosen.decisions(window)[0]
+        simulation.go_on(account, int(first), int(last))
 
     def _observe(self) -> Observation:
-        observed = observe(
-            self.account, self.market, self._features, self.row, self.settings.window
-        )
-        return {name: values[0] for name, values in observed.items()}
+        return {name: values[0] for name, values in self.simulation.observe().items()}
 
     def _info(self) -> dict[str, Any]:
         return {

@@ -1,17 +1,22 @@
-"""Which rows an episode covers and in which position it begins.
+"""Which rows an episode covers.
 
-Knows nothing of features or policies; randomness comes in as a generator.
-Start at `Segments` and `sample_starts`.
+Knows nothing of features or policies. Start at `Segments` and `starts_of`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from trade_pipeline.simulator.actions import ActionMapping
-from trade_pipeline.simulator.kernel import IntArray, Orders
+from trade_pipeline.settings.environment import (
+    EnvironmentSettings,
+    SequentialStarts,
+    StratifiedStarts,
+)
+from trade_pipeline.simulator.compiled import compiled
+from trade_pipeline.simulator.market import IntArray
+from trade_pipeline.simulator.randomness import Streams, next_below
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,10 @@ class Segments:
     rows: IntArray
 
     def __post_init__(self) -> None:
-        rows = np.array(self.rows, np.int64)
+        given = np.asarray(self.rows)
+        if given.size and given.dtype.kind not in "iu":
+            raise ValueError(f"segments have dtype {given.dtype}; row numbers are integers")
+        rows = np.array(given, np.int64)
         if rows.ndim != 2 or rows.shape[1] != 2:
             raise ValueError(f"segments have shape {rows.shape}; [S, 2] of row ranges is expected")
         wrong = np.flatnonzero((rows[:, 0] < 0) | (rows[:, 0] >= rows[:, 1]))
@@ -70,49 +78,118 @@ class Segments:
             )
 
 
-def sample_starts(
-    rng: np.random.Generator, segments: Segments, window: int, episode_bars: int, count: int
-) -> tuple[IntArray, IntArray]:
-    """Draw training episodes, uniform over the admissible first decision rows.
+class Starts(NamedTuple):
+    """Where training episodes can begin, as compiled code reads it.
 
-    A start is admissible if `episode_bars` decisions follow in its segment; a segment with fewer
-    decisions has one start, its first, and gives an episode of all of them.
+    Attributes:
+        first: int64 [K] first decision rows, in groups of one label each.
+        last: int64 [K] the last decision row of the episode that begins there.
+        groups: int64 [L + 1] where each group begins, and K.
+        sequential: whether episodes follow each other in the order listed.
+        most_offset: most bars by which a start is moved later.
+    """
+
+    first: IntArray
+    last: IntArray
+    groups: IntArray
+    sequential: bool
+    most_offset: int
+
+
+EPISODE = np.dtype(
+    [
+        ("first", np.int64),  # first decision row
+        ("last", np.int64),  # last decision row
+        ("number", np.int64),  # of sequential starts, the one that comes next
+        ("reward", np.float64),  # sum so far
+        ("ended_first", np.int64),  # likewise of the episode that ended last
+        ("ended_row", np.int64),
+        ("ended_reward", np.float64),
+        ("ended_terminated", np.bool_),
+    ],
+    align=True,
+)
+
+
+def starts_of(
+    settings: EnvironmentSettings, segments: Segments, labels: npt.NDArray[Any] | None
+) -> Starts:
+    """All admissible starts; a segment with too few decisions has one, its first.
 
     Args:
-        rng: where randomness comes from.
+        settings: `window`, `episode_bars` and `starts`.
         segments: row ranges.
-        window: W, bars of an observation.
-        episode_bars: decisions of an episode.
-        count: how many to draw.
-
-    Returns:
-        int64 [count] first and int64 [count] last decision rows, both included.
+        labels: [T] whole numbers, for stratified starts.
 
     Raises:
-        ValueError: if no segment holds a decision.
+        ValueError: if labels are needed and missing, too few, or no whole numbers.
     """
-    bounds = segments.decisions(window)
-    if not len(bounds):
+    bars = settings.episode_bars
+    bounds = segments.decisions(settings.window)
+    sequential = isinstance(settings.starts, SequentialStarts)
+    listed = [
+        np.arange(a, b + 1, bars) if sequential else np.arange(a, max(a, b + 1 - bars) + 1)
+        for a, b in bounds
+    ]
+    first = np.concatenate(listed)
+    last = np.repeat(bounds[:, 1], [len(rows) for rows in listed])
+    groups = np.array([0, len(first)])
+    if isinstance(settings.starts, StratifiedStarts):
+        rows = int(segments.rows[:, 1].max())
+        carried = _whole_numbers(settings.starts.label, labels, rows)[first]
+        order = np.argsort(carried, kind="stable")
+        first, last = first[order], last[order]
+        groups = np.append(np.unique(carried[order], return_index=True)[1], len(first))
+    return Starts(
+        first=first.astype(np.int64),
+        last=np.minimum(first + bars - 1, last).astype(np.int64),
+        groups=groups.astype(np.int64),
+        sequential=sequential,
+        most_offset=getattr(settings.starts, "start_offset_bars", 0),
+    )
+
+
+@compiled
+def draw_episode(starts: Starts, streams: Streams, episode: Any, e: int) -> None:
+    """The next episode of environment e into its EPISODE record."""
+    if starts.sequential:
+        k = episode.number
+        episode.number = (k + 1) % starts.first.shape[0]
+    else:
+        group = 0
+        if starts.groups.shape[0] > 2:
+            group = next_below(streams, e, starts.groups.shape[0] - 1)
+        start = starts.groups[group]
+        k = start + next_below(streams, e, starts.groups[group + 1] - start)
+    first = starts.first[k]
+    last = starts.last[k]
+    if starts.most_offset > 0:
+        first += next_below(streams, e, min(starts.most_offset, last - first) + 1)
+    episode.first = first
+    episode.last = last
+    episode.reward = 0.0
+
+
+@compiled
+def stagger(streams: Streams, episode: Any, e: int) -> None:
+    """Cut an episode to a random length."""
+    episode.last = episode.first + next_below(streams, e, episode.last - episode.first + 1)
+
+
+def _whole_numbers(name: str, labels: npt.NDArray[Any] | None, rows: int) -> IntArray:
+    if labels is None:
         raise ValueError(
-            f"none of {len(segments.rows)} segments has the {window + 1} rows that a window of "
-            f"{window} needs"
+            f"starts are stratified by {name}, but no labels were given; pass labels, one a row"
         )
-    starts = np.maximum(1, bounds[:, 1] - bounds[:, 0] + 2 - episode_bars)
-    ends = np.cumsum(starts)
-    draw = rng.integers(0, ends[-1], count)
-    segment = np.searchsorted(ends, draw, side="right")
-    first = bounds[segment, 0] + draw - (ends - starts)[segment]
-    return first, np.minimum(first + episode_bars - 1, bounds[segment, 1])
-
-
-def starting_orders(
-    mapping: ActionMapping, rng: np.random.Generator, count: int, random_position: bool
-) -> Orders:
-    """Positions to begin `count` episodes with: flat, or flat half of the time.
-
-    The other half begins in the position of a uniformly random action, brackets included.
-    """
-    actions: npt.NDArray[Any] = mapping.sample(rng, count)
-    orders = mapping.to_orders(actions)
-    flat = rng.integers(0, 2, (count, 1)) == 0 if random_position else np.ones((count, 1), bool)
-    return orders._replace(hold=orders.hold | flat)
+    if np.ndim(labels) != 1 or len(labels) < rows:
+        raise ValueError(
+            f"label {name}: labels have shape {np.shape(labels)}; one a row, for {rows} rows or "
+            "more, is needed"
+        )
+    wrong = np.flatnonzero(~np.isfinite(labels) | (np.rint(labels) != labels))
+    if wrong.size:
+        raise ValueError(
+            f"label {name}: row {wrong[0]} is {labels[wrong[0]]}; labels are whole numbers, such "
+            "as the number of a regime"
+        )
+    return np.asarray(labels).astype(np.int64)

@@ -1,32 +1,49 @@
-"""What an agent sees: the window of features and the account vector.
+"""What an agent sees: the window of features, or its row, and the account vector.
 
 Knows nothing of actions or rewards. Start at `observe`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from trade_pipeline.simulator.kernel import Account, FloatArray, IntArray, Market, compiled
+from trade_pipeline.simulator.compiled import compiled
+from trade_pipeline.simulator.market import IntArray, Market
+from trade_pipeline.simulator.state import Account
 
 Float32Array = npt.NDArray[np.float32]
+View = Literal["window", "index"]
 
 SMALL_FRACTION_SCALE = 10.0  # brings returns, distances and drawdown to order one
 COLUMNS_PER_INSTRUMENT = 5
+MOST_ROWS = 2**24  # a policy turns a row into a float32, which holds no larger whole numbers
 
 
-def observation_space(window: int, columns: int, instruments: int) -> spaces.Space[dict[str, Any]]:
-    """The space of `observe`: window float32 [W, N*F] and account float32 [5N+1]."""
-    return spaces.Dict(
-        {
-            "window": spaces.Box(-np.inf, np.inf, (window, columns), np.float32),
-            "account": spaces.Box(
-                -np.inf, np.inf, (COLUMNS_PER_INSTRUMENT * instruments + 1,), np.float32
-            ),
-        }
-    )
+def account_columns(instruments: int) -> int:
+    """Length of the account vector, 5 N + 1."""
+    return COLUMNS_PER_INSTRUMENT * instruments + 1
+
+
+def observation_space(
+    window: int, columns: int, instruments: int, rows: int = 0
+) -> spaces.Space[dict[str, Any]]:
+    """The space of `observe`: window float32 [W, N*F] and account float32 [5N+1].
+
+    Args:
+        window: W, bars.
+        columns: N*F, features of all instruments.
+        instruments: N.
+        rows: if not 0, `row` int32 [1] below it stands for the window that ends there.
+    """
+    seen: dict[str, spaces.Space[Any]] = {
+        "window": spaces.Box(-np.inf, np.inf, (window, columns), np.float32)
+    }
+    if rows:
+        seen = {"row": spaces.Box(0, rows - 1, (1,), np.int32)}
+    account = spaces.Box(-np.inf, np.inf, (account_columns(instruments),), np.float32)
+    return spaces.Dict({**seen, "account": account})
 
 
 def observe(
@@ -80,8 +97,7 @@ def windows(features: Float32Array, row: IntArray, window: int) -> Float32Array:
             f"for windows of {window}"
         )
     out = np.empty((row.shape[0], window, features.shape[1]), np.float32)
-    for_each = out.reshape(row.shape[0], -1)
-    _copy_windows(features.reshape(-1), row, window, features.shape[1], for_each)
+    _copy_windows(features.reshape(-1), row, features.shape[1], out.reshape(row.shape[0], -1))
     return out
 
 
@@ -97,44 +113,58 @@ def account_vector(account: Account, market: Market, row: IntArray) -> Float32Ar
         float32 [E, 5N+1], all finite.
     """
     environments, instruments = account.positions.shape
-    out = np.empty((environments, COLUMNS_PER_INSTRUMENT * instruments + 1), np.float32)
-    _account_vectors(account.balances, account.positions, market.close, row, out)
+    out = np.empty((environments, account_columns(instruments)), np.float32)
+    _account_vectors(account.balances, account.positions, market.bars, row, out)
     return out
 
 
 @compiled
-def _copy_windows(
-    flat: Float32Array, row: IntArray, window: int, columns: int, out: Float32Array
+def window_of(flat: Float32Array, row: int, columns: int, out: Float32Array, e: int) -> None:
+    """A window is one contiguous run of the flattened features; out is [E, W * N*F]."""
+    length = out.shape[1]
+    end = (row + 1) * columns
+    source = flat[end - length : end]
+    target = out[e]  # indices that cannot be negative let the loop become one fast copy
+    for k in range(length):
+        target[k] = source[k]
+
+
+@compiled
+def account_vector_of(
+    balance: Any, positions: Any, bars: Any, row: int, out: Float32Array, e: int, instruments: int
 ) -> None:
-    """A window is one contiguous run of the flattened features."""
+    """Columns of docs/simulator.md for one account."""
+    equity = balance.equity
+    for n in range(instruments):
+        position = positions[n]
+        price = bars[row, n].close * balance.price_scale
+        k = COLUMNS_PER_INSTRUMENT * n
+        for column in range(COLUMNS_PER_INSTRUMENT):
+            out[e, k + column] = 0.0
+        if position.quantity == 0.0 or equity <= 0.0:
+            continue
+        out[e, k] = position.quantity * price / equity
+        out[e, k + 1] = abs(out[e, k])
+        gain = position.quantity * (price - position.entry_price)
+        out[e, k + 2] = SMALL_FRACTION_SCALE * gain / equity
+        stop = SMALL_FRACTION_SCALE * abs(position.stop_price / price - 1.0)
+        take = SMALL_FRACTION_SCALE * abs(position.take_price / price - 1.0)
+        out[e, k + 3] = 0.0 if np.isnan(stop) else stop
+        out[e, k + 4] = 0.0 if np.isnan(take) else take
+    out[e, COLUMNS_PER_INSTRUMENT * instruments] = SMALL_FRACTION_SCALE * (
+        equity / balance.peak_equity - 1.0
+    )
+
+
+@compiled
+def _copy_windows(flat: Float32Array, row: IntArray, columns: int, out: Float32Array) -> None:
     for e in range(row.shape[0]):
-        start = (row[e] + 1 - window) * columns
-        for k in range(window * columns):
-            out[e, k] = flat[start + k]
+        window_of(flat, row[e], columns, out, e)
 
 
 @compiled
 def _account_vectors(
-    balances: Any, positions: Any, close: FloatArray, row: IntArray, out: Float32Array
+    balances: Any, positions: Any, bars: Any, row: IntArray, out: Float32Array
 ) -> None:
-    """Columns of docs/simulator.md, account by account."""
     for e in range(row.shape[0]):
-        equity = balances[e].equity
-        for n in range(close.shape[1]):
-            position = positions[e, n]
-            price = close[row[e], n]
-            k = COLUMNS_PER_INSTRUMENT * n
-            out[e, k : k + COLUMNS_PER_INSTRUMENT] = 0.0
-            if position.quantity == 0.0 or equity <= 0.0:
-                continue
-            out[e, k] = position.quantity * price / equity
-            out[e, k + 1] = abs(out[e, k])
-            gain = position.quantity * (price - position.entry_price)
-            out[e, k + 2] = SMALL_FRACTION_SCALE * gain / equity
-            if not np.isnan(position.stop_price):
-                out[e, k + 3] = SMALL_FRACTION_SCALE * abs(position.stop_price / price - 1.0)
-            if not np.isnan(position.take_price):
-                out[e, k + 4] = SMALL_FRACTION_SCALE * abs(position.take_price / price - 1.0)
-        out[e, COLUMNS_PER_INSTRUMENT * close.shape[1]] = SMALL_FRACTION_SCALE * (
-            equity / balances[e].peak_equity - 1.0
-        )
+        account_vector_of(balances[e], positions[e], bars, row[e], out, e, bars.shape[1])

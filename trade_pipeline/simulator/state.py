@@ -1,119 +1,15 @@
-"""The arrays the kernel works on: market, accounts, fills.
+"""Accounts and their fills, as the arrays that the kernel changes. Start at `Account`."""
 
-They hold state and check it; what happens to it is in `kernel`, which offers these names too.
-Start at `Market` and `Account`.
-"""
-
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from trade_pipeline.simulator.market import BoolArray, FloatArray, IntArray
 
 REASONS = ("order", "stop", "take", "liquidation", "slice_end")
 FILLS_PER_INSTRUMENT = 4
-
-
-class MarketError(ValueError):
-    """Bars that no simulation can use; the message names the row and the instrument."""
-
-
-@dataclass(frozen=True)
-class Market:
-    """Bars of N instruments on common rows, checked and made read-only at construction.
-
-    Attributes:
-        ts: int64 [T] bar opens, ms UTC, strictly increasing.
-        close_ts: int64 [T] when each bar is visible, ms UTC, after its open.
-        open: float64 [T, N] quote currency; likewise high, low, close.
-        volume: float64 [T, N] traded quantity.
-        traded: bool [T, N]; False is a filler bar on which nothing fills.
-
-    Raises:
-        MarketError: if shapes differ or a row breaks a rule.
-    """
-
-    ts: IntArray
-    close_ts: IntArray
-    open: FloatArray
-    high: FloatArray
-    low: FloatArray
-    close: FloatArray
-    volume: FloatArray
-    traded: BoolArray
-
-    def __post_init__(self) -> None:
-        shape = np.shape(self.close)
-        if len(shape) != 2 or not shape[0] or not shape[1]:
-            raise MarketError(f"close has shape {shape}; [T, N] with at least one row is expected")
-        for field in fields(self):
-            kind, wanted = np.float64, shape
-            if field.name in ("ts", "close_ts"):
-                kind, wanted = np.int64, shape[:1]  # type: ignore[assignment]
-            elif field.name == "traded":
-                kind = np.bool_  # type: ignore[assignment]
-            array = np.ascontiguousarray(getattr(self, field.name), dtype=kind)
-            if array.shape != wanted:
-                raise MarketError(f"{field.name} has shape {array.shape}; {wanted} is expected")
-            # A plain read-only view: nobody can edit the past, a memory-mapped array is not
-            # copied, and the kernel is compiled for one array type only.
-            view = array.view(np.ndarray)
-            view.flags.writeable = False
-            object.__setattr__(self, field.name, view)
-        self._check_times()
-        self._check_prices()
-
-    @property
-    def rows(self) -> int:
-        """T, the number of bars."""
-        return int(self.close.shape[0])
-
-    @property
-    def instruments(self) -> int:
-        """N, the number of instruments."""
-        return int(self.close.shape[1])
-
-    def _check_times(self) -> None:
-        for name, times in (("ts", self.ts), ("close_ts", self.close_ts)):
-            late = np.flatnonzero(np.diff(times) <= 0)
-            if late.size:
-                row = int(late[0]) + 1
-                raise MarketError(
-                    f"row {row}: {name} {times[row]} does not come after row {row - 1}'s "
-                    f"{times[row - 1]}; rows must be sorted and unique"
-                )
-        early = np.flatnonzero(self.close_ts <= self.ts)
-        if early.size:
-            row = int(early[0])
-            raise MarketError(
-                f"row {row}: close_ts {self.close_ts[row]} is not after ts {self.ts[row]}; "
-                "a bar is visible only after it opened"
-            )
-
-    def _check_prices(self) -> None:
-        for name in ("open", "high", "low", "close"):
-            prices = getattr(self, name)
-            self._refuse(~(np.isfinite(prices) & (prices > 0)), name, "is not a positive price")
-        wrong_volume = ~(np.isfinite(self.volume) & (self.volume >= 0))
-        self._refuse(wrong_volume, "volume", "is not a quantity of zero or more")
-        self._refuse(
-            self.low > np.minimum(self.open, self.close), "low", "is above the open or the close"
-        )
-        self._refuse(
-            self.high < np.maximum(self.open, self.close), "high", "is below the open or the close"
-        )
-
-    def _refuse(self, wrong: BoolArray, name: str, rule: str) -> None:
-        if wrong.any():
-            row, instrument = (int(index) for index in np.argwhere(wrong)[0])
-            raise MarketError(
-                f"row {row} (ts {self.ts[row]}), instrument {instrument}: {name} "
-                f"{getattr(self, name)[row, instrument]} {rule}; drop or repair the bar"
-            )
 
 
 BALANCE = np.dtype(
@@ -127,11 +23,18 @@ BALANCE = np.dtype(
             "slippage",
             "financing",
             "traded_notional",
+            "fee_scale",
+            "slippage_scale",
+            "price_scale",
+            "maker_rate",
+            "taker_rate",
         )
     ]
-    + [("ambiguous", np.int64), ("terminated", np.bool_)],
+    + [("ambiguous", np.int64), ("volume_day", np.int64), ("terminated", np.bool_)],
     align=True,
 )
+VOLUME_DAYS = 30
+NO_DAY = -1_000_000
 POSITION = np.dtype(
     [(name, np.float64) for name in ("quantity", "entry_price", "stop_price", "take_price")],
     align=True,
@@ -148,27 +51,40 @@ class Account:
     Attributes:
         balances: BALANCE [E].
         positions: POSITION [E, N].
+        daily_volume: float64 [E, 30] traded notional of the 30 UTC days up to `volume_day`, each
+            at its number modulo 30; float64 [E, 0] where fees have no tiers.
     """
 
     balances: npt.NDArray[np.void]
     positions: npt.NDArray[np.void]
+    daily_volume: FloatArray
 
     @classmethod
-    def start(cls, environments: int, instruments: int, equity: float) -> "Account":
-        """Flat accounts that hold `equity` in cash."""
+    def start(
+        cls, environments: int, instruments: int, equity: float, fee_tiers: bool = True
+    ) -> "Account":
+        """Flat accounts that hold `equity` in cash; `fee_tiers` makes room for daily volumes."""
         account = cls(
             balances=np.zeros(environments, BALANCE),
             positions=np.zeros((environments, instruments), POSITION),
+            daily_volume=np.zeros((environments, VOLUME_DAYS if fee_tiers else 0)),
         )
         for name in ("cash", "equity", "peak_equity"):
             account.balances[name] = equity
+        for name in ("fee_scale", "slippage_scale", "price_scale"):
+            account.balances[name] = 1.0
+        account.balances["volume_day"] = NO_DAY
         for name in ("entry_price", "stop_price", "take_price"):
             account.positions[name] = np.nan
         return account
 
     def copy(self) -> "Account":
         """The same accounts in arrays of their own."""
-        return Account(self.balances.copy(), self.positions.copy())
+        return Account(self.balances.copy(), self.positions.copy(), self.daily_volume.copy())
+
+    def chosen(self, index: IntArray) -> "Account":
+        """Some of the accounts, in arrays of their own."""
+        return Account(self.balances[index], self.positions[index], self.daily_volume[index])
 
     @property
     def cash(self) -> FloatArray:
@@ -222,13 +138,28 @@ class Account:
 
     @property
     def financing(self) -> FloatArray:
-        """Float64 [E] borrow and interest paid in the last step."""
+        """Float64 [E] borrow, interest and funding paid in the last step; negative is income."""
         return self.balances["financing"]
 
     @property
     def traded_notional(self) -> FloatArray:
         """Float64 [E] sum of |quantity| x fill price in the last step."""
         return self.balances["traded_notional"]
+
+    @property
+    def fee_scale(self) -> FloatArray:
+        """Float64 [E] multiplies fees."""
+        return self.balances["fee_scale"]
+
+    @property
+    def slippage_scale(self) -> FloatArray:
+        """Float64 [E] multiplies slippage."""
+        return self.balances["slippage_scale"]
+
+    @property
+    def price_scale(self) -> FloatArray:
+        """Float64 [E] multiplies the market's prices and divides its volumes."""
+        return self.balances["price_scale"]
 
     @property
     def ambiguous(self) -> IntArray:

@@ -1,9 +1,10 @@
-"""The Stable-Baselines3 vector environment: E accounts stepped by one kernel call.
+"""The Stable-Baselines3 vector environment: E accounts stepped by one compiled call.
 
 Same rules, observations and rewards as `env`, no Python loop over accounts but for the few whose
 episode ended. Start at `step_wait`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -12,27 +13,14 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from trade_pipeline.settings.experiment import EnvironmentSettings
-from trade_pipeline.simulator.actions import mapping_for
-from trade_pipeline.simulator.episodes import Segments, sample_starts, starting_orders
-from trade_pipeline.simulator.kernel import (
-    Account,
-    Fills,
-    FloatArray,
-    IntArray,
-    Market,
-    Orders,
-    Rules,
-    restart,
-    step,
-)
-from trade_pipeline.simulator.observation import (
-    Float32Array,
-    checked_features,
-    observation_space,
-    observe,
-)
-from trade_pipeline.simulator.rewards import reward
+from trade_pipeline.settings.environment import EnvironmentSettings
+from trade_pipeline.simulator.market import IntArray, Market
+from trade_pipeline.simulator.observation import View
+from trade_pipeline.simulator.picture import EpisodeRecord, episode_picture
+from trade_pipeline.simulator.simulation import Simulation
+from trade_pipeline.simulator.state import Account, Fill, Fills
+
+RENDER_MODES = (None, "rgb_array")
 
 
 class TradingVecEnv(VecEnv):
@@ -40,7 +28,8 @@ class TradingVecEnv(VecEnv):
 
     Actions are MultiDiscrete (brackets) or Box (weights). An ended episode is replaced at once;
     its info holds `terminal_observation`, `TimeLimit.truncated` and `episode` {r, l}, r without
-    `reward_scale`. After `reset` the first episodes are cut at random, so that ends are staggered.
+    `reward_scale`. The other infos are the same empty dictionaries at each step: write nothing
+    there. After `reset` the first episodes are cut at random, so that ends are staggered.
 
     Args:
         market: the bars, N instruments.
@@ -48,16 +37,14 @@ class TradingVecEnv(VecEnv):
         segments: int64 [S, 2] row ranges [a, b) that episodes are drawn from.
         settings: window, costs, limits, actions, reward.
         environments: E.
-        seed: of everything random here.
+        seed: of everything random here, or one for each environment.
         reward_scale: rewards are multiplied by this.
-
-    Attributes:
-        account: E accounts; read them, never change them.
-        row: int64 [E] the last closed row of each.
-        fills: what the last step traded, in episodes that it ended too.
+        observe: "window" gives windows of features, "index" the row where a window ends: int32
+            [1], for a policy that has the features itself.
+        threads: that step the accounts; more than one pays from some hundred accounts on.
+        render_mode: "rgb_array" keeps each episode, so that `get_images` can draw it.
+        others: `labels` and `training_rows` of `Simulation`.
     """
-
-    render_mode: str | None = None
 
     def __init__(
         self,
@@ -66,81 +53,132 @@ class TradingVecEnv(VecEnv):
         segments: npt.NDArray[np.int64],
         settings: EnvironmentSettings,
         environments: int,
-        seed: int,
+        seed: int | Sequence[int],
         reward_scale: float = 1.0,
+        observe: View = "window",
+        threads: int = 1,
+        render_mode: str | None = None,
+        **others: Any,
     ) -> None:
+        if render_mode not in RENDER_MODES:
+            raise ValueError(f"render_mode {render_mode!r} is unknown; None and 'rgb_array' are")
+        self.simulation = Simulation(
+            market,
+            features,
+            segments,
+            settings,
+            environments,
+            seed,
+            observe=observe,
+            threads=threads,
+            **others,
+        )
         self.market = market
         self.settings = settings
-        self.rules = Rules.of(settings)
-        self.mapping = mapping_for(settings.actions, market.instruments)
+        self.mapping = self.simulation.mapping
         self.reward_scale = reward_scale
-        self._features = checked_features(features, market)
-        self._segments = Segments(segments)
-        self._segments.check(settings.window, market.rows)
-        self._rng = np.random.default_rng(seed)
-        self.account = Account.start(environments, market.instruments, settings.initial_equity)
-        self.fills = Fills.empty(environments, market.instruments)
-        self.row: IntArray = np.zeros(environments, np.int64)
-        self.last: IntArray = np.zeros(environments, np.int64)
-        self._first: IntArray = np.zeros(environments, np.int64)
-        self._returns: FloatArray = np.zeros(environments)
-        self._orders: Orders | None = None
+        self.metadata = {"render_modes": ["rgb_array"]}
+        self.render_mode = render_mode
+        self._records = [EpisodeRecord() for _ in range(environments)] if render_mode else []
+        self._begun = self._ordered = False
+        # Most steps have nothing to say of most environments, and a thousand new dictionaries a
+        # step would cost more than the step.
         self._no_infos: list[dict[str, Any]] = [{} for _ in range(environments)]
-        super().__init__(
-            environments,
-            observation_space(settings.window, self._features.shape[1], market.instruments),
-            self.mapping.space,
-        )
+        super().__init__(environments, self.simulation.observation_space, self.mapping.space)
 
-    def reset(self) -> dict[str, Float32Array]:
+    @property
+    def account(self) -> Account:
+        """E accounts; read them, never change them."""
+        return self.simulation.account
+
+    @property
+    def row(self) -> IntArray:
+        """Int64 [E] the last closed row of each."""
+        return self.simulation.row
+
+    @property
+    def last(self) -> IntArray:
+        """Int64 [E] the last decision row of each episode."""
+        return self.simulation.episodes["last"]
+
+    @property
+    def fills(self) -> Fills:
+        """What the last step traded, in episodes that it ended too."""
+        return self.simulation.fills
+
+    def reset(self) -> dict[str, npt.NDArray[Any]]:
         """Begin all episodes, the first ones cut to random lengths."""
-        everyone = np.arange(self.num_envs)
-        self._begin(everyone)
-        self.last = self._rng.integers(self.row, self.last + 1)
-        self.fills.count[:] = 0
-        return self._observe(everyone)
+        self.simulation.begin(staggered=True)
+        self._begun = True
+        for e in range(len(self._records)):
+            self._records[e].begin(int(self.row[e]), self.account, e)
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        return self.simulation.observe()
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Take the actions, int64 [E, 4] or float32 [E, N]; refuse those outside the space."""
+        if not self._begun:
+            raise RuntimeError("no episode has begun; call reset()")
+        self._ordered = False  # a refused action leaves orders half written
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
-        self._orders = self.mapping.to_orders(actions)
+        self.mapping.to_orders(actions, self.simulation.orders)
+        self._ordered = True
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step every account; accounts whose episode ended are observed in their next one."""
-        if self._orders is None:
+        if not self._ordered:
             raise RuntimeError("step_wait() without actions; call step_async(actions) first")
-        equity_before = self.account.equity.copy()
-        step(self.account, self.market, self.row, self._orders, self.rules, self.fills)
-        self._orders = None
-        self.row += 1
-        rewards = reward(self.settings.reward, self.account, equity_before, self.market, self.row)
-        self._returns += rewards
-        dones = self.account.terminated | (self.row > self.last)
-        infos = list(self._no_infos)
-        ended = np.flatnonzero(dones)
-        if ended.size:
-            self._end(ended, infos)
-            self._begin(ended)
-        scaled = (rewards * self.reward_scale).astype(np.float32)
-        return self._observe(np.arange(self.num_envs)), scaled, dones, infos
+        self._ordered = False
+        rewards, dones, seen = self.simulation.advance()
+        infos = self._no_infos.copy()
+        for e in np.flatnonzero(dones).tolist():
+            infos[e] = self._ended(e)
+        if self._records:
+            self._remember(dones)
+        return seen, (rewards * self.reward_scale).astype(np.float32), dones, infos
 
     def close(self) -> None:
         """Nothing to release."""
 
-    def seed(self, seed: int | None = None) -> list[int | None]:
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed what follows, from the next reset on; None changes nothing."""
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
+            self.simulation.seed(seed)
         return [seed] * self.num_envs
 
+    def get_images(self) -> Sequence[npt.NDArray[np.uint8] | None]:
+        """A picture of each environment's episode so far, uint8 [H, W, 3]."""
+        if not self._records:
+            return [None] * self.num_envs
+        return [episode_picture(self.market, record) for record in self._records]
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of this object, once for each environment asked."""
-        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+        """The attribute of each `OneAccount` asked for; what it lacks is shared by all."""
+        return [getattr(OneAccount(self, e), attr_name) for e in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of this object, which all environments share."""
-        setattr(self, attr_name, value)
+        """Set an attribute of each `OneAccount`, or one that all environments share.
+
+        Raises:
+            AttributeError: if the environments share it and only some were named, or it can only
+                be read.
+        """
+        chosen = list(self._get_indices(indices))
+        if attr_name in OneAccount.SETTABLE:
+            for e in chosen:
+                setattr(OneAccount(self, e), attr_name, value)
+        elif hasattr(OneAccount, attr_name):
+            raise AttributeError(
+                f"{attr_name} can only be read; {sorted(OneAccount.SETTABLE)} can be set"
+            )
+        elif len(chosen) == self.num_envs:
+            setattr(self, attr_name, value)
+        else:
+            raise AttributeError(
+                f"all environments share {attr_name}; set it for all of them, or one of "
+                f"{sorted(OneAccount.SETTABLE)} for some"
+            )
 
     def env_method(
         self,
@@ -149,9 +187,11 @@ class TradingVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Call a method of this object once; its result for each environment asked."""
-        result = getattr(self, method_name)(*method_args, **method_kwargs)
-        return [result] * len(list(self._get_indices(indices)))
+        """Call a method of each `OneAccount` asked for."""
+        return [
+            getattr(OneAccount(self, e), method_name)(*method_args, **method_kwargs)
+            for e in self._get_indices(indices)
+        ]
 
     def env_is_wrapped(
         self,
@@ -161,34 +201,87 @@ class TradingVecEnv(VecEnv):
         """No environment is wrapped: there are none to wrap."""
         return [False] * len(list(self._get_indices(indices)))
 
-    def _begin(self, index: IntArray) -> None:
-        """Draw new episodes for some accounts."""
-        settings, count = self.settings, len(index)
-        first, last = sample_starts(
-            self._rng, self._segments, settings.window, settings.episode_bars, count
-        )
-        orders = starting_orders(self.mapping, self._rng, count, settings.random_start_position)
-        equity = settings.initial_equity
-        restart(self.account, self.market, index, first, orders, self.rules, equity)
-        self.row[index] = self._first[index] = first
-        self.last[index] = last
-        self._returns[index] = 0.0
+    def _ended(self, e: int) -> dict[str, Any]:
+        """What there is to say of an episode that ended."""
+        ended = self.simulation.ended(e)
+        return {
+            "terminal_observation": self.simulation.final_observation(e),
+            "TimeLimit.truncated": not ended.terminated,
+            "episode": {"r": ended.reward, "l": ended.length},
+        }
 
-    def _end(self, index: IntArray, infos: list[dict[str, Any]]) -> None:
-        """Tell what ended, before the accounts begin anew."""
-        final = self._observe(index)
-        for k, e in enumerate(index.tolist()):
-            infos[e] = {
-                "terminal_observation": {name: values[k] for name, values in final.items()},
-                "TimeLimit.truncated": not bool(self.account.terminated[e]),
-                "episode": {
-                    "r": float(self._returns[e]),
-                    "l": int(self.row[e] - self._first[e]),
-                },
-            }
+    def _remember(self, dones: npt.NDArray[np.bool_]) -> None:
+        for e, record in enumerate(self._records):
+            if dones[e]:  # the account has already begun anew
+                record.begin(int(self.row[e]), self.account, e)
+            else:
+                record.add(float(self.account.equity[e]), self.fills.of(e))
 
-    def _observe(self, index: IntArray) -> dict[str, Float32Array]:
-        account = self.account
-        if len(index) < self.num_envs:
-            account = Account(account.balances[index], account.positions[index])
-        return observe(account, self.market, self._features, self.row[index], self.settings.window)
+
+class OneAccount:
+    """One environment of a `TradingVecEnv`, for `get_attr`, `set_attr` and `env_method`.
+
+    Attributes that it does not have are those of the vector environment.
+    """
+
+    SETTABLE = frozenset({"fee_scale", "slippage_scale"})
+
+    def __init__(self, environments: TradingVecEnv, number: int) -> None:
+        self._environments = environments
+        self.number = number
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"an environment has no attribute {name}")
+        return getattr(self._environments, name)
+
+    @property
+    def row(self) -> int:
+        """The last closed row."""
+        return int(self._environments.row[self.number])
+
+    @property
+    def equity(self) -> float:
+        """Quote currency, as last marked."""
+        return float(self._environments.account.equity[self.number])
+
+    @property
+    def account(self) -> Account:
+        """A copy of the account, E = 1."""
+        return self._environments.account.chosen(np.array([self.number]))
+
+    @property
+    def fee_scale(self) -> float:
+        """What the fees of the running episode are multiplied by."""
+        return float(self._environments.account.fee_scale[self.number])
+
+    @fee_scale.setter
+    def fee_scale(self, scale: float) -> None:
+        self._environments.account.fee_scale[self.number] = _positive("fee_scale", scale)
+
+    @property
+    def slippage_scale(self) -> float:
+        """What the slippage of the running episode is multiplied by."""
+        return float(self._environments.account.slippage_scale[self.number])
+
+    @slippage_scale.setter
+    def slippage_scale(self, scale: float) -> None:
+        rules = self._environments.simulation.rules
+        if (rules.slippage + rules.impact) * scale >= 1:
+            raise ValueError(f"slippage_scale {scale} leaves a sale no price; keep it smaller")
+        self._environments.account.slippage_scale[self.number] = _positive("slippage_scale", scale)
+
+    def fills(self) -> list[Fill]:
+        """What the last step traded."""
+        return self._environments.fills.of(self.number)
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """The episode so far; see `TradingVecEnv.get_images`."""
+        records = self._environments._records
+        return episode_picture(self._environments.market, records[self.number]) if records else None
+
+
+def _positive(name: str, scale: float) -> float:
+    if not (np.isfinite(scale) and scale >= 0):
+        raise ValueError(f"{name} is {scale}; a number of zero or more is needed")
+    return float(scale)

@@ -15,9 +15,11 @@ from typing import Any, TextIO
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
-from trade_pipeline.settings.experiment import EnvironmentSettings, PPOSettings, Trial
+from trade_pipeline.settings.environment import EnvironmentSettings, StratifiedStarts
+from trade_pipeline.settings.experiment import PPOSettings, Trial
 from trade_pipeline.simulator import kernel
 from trade_pipeline.simulator.actions import BracketMapping, mapping_for
 from trade_pipeline.simulator.vec_env import TradingVecEnv
@@ -112,6 +114,7 @@ def train(
             environments=algorithm.environments,
             seed=trial.seed,
             reward_scale=algorithm.reward_scale,
+            labels=start_labels(dataset, environment, trial),
         )
         model = make_ppo(environments, algorithm, specification["network"], trial.seed)
         use_logger(model, diagnostics, str(staging.path / "tb") if tensorboard else None)
@@ -155,6 +158,26 @@ def train(
     return TrainedPolicy(seal(staging, DETERMINISTIC), metrics)
 
 
+def start_labels(
+    dataset: Dataset, environment: EnvironmentSettings, trial: Trial
+) -> NDArray[np.float32] | None:
+    """The feature that episode starts are stratified by, [T], or None where they are not.
+
+    Raises:
+        TrainingError: no feature has that name.
+    """
+    starts = environment.starts
+    if not isinstance(starts, StratifiedStarts):
+        return None
+    if starts.label not in dataset.feature_names:
+        raise TrainingError(
+            f"trial {trial.key}: starts.label {starts.label!r} is no feature; the dataset has "
+            f"{', '.join(dataset.feature_names)}."
+        )
+    labels: NDArray[np.float32] = dataset.features[:, 0, dataset.feature_names.index(starts.label)]
+    return labels
+
+
 def implementations() -> dict[str, int]:
     """What makes a policy, by part, for its code version."""
     return {
@@ -168,7 +191,7 @@ def policy_specification(
     dataset: Dataset, environment: EnvironmentSettings, algorithm: PPOSettings, trial: Trial
 ) -> dict[str, Any]:
     """`spec.json`: all that a policy's bytes depend on, and all that loading it needs."""
-    mapping = mapping_for(environment.actions, len(dataset.instruments))
+    mapping = mapping_for(environment, len(dataset.instruments))
     if isinstance(mapping, BracketMapping):
         nvec = [int(choices) for choices in mapping.nvec]
         action: dict[str, Any] = {"kind": "multi_discrete", "nvec": nvec}

@@ -7,7 +7,7 @@ Start at `evaluation_equity`.
 import numpy as np
 from numpy.typing import NDArray
 
-from trade_pipeline.settings.experiment import EnvironmentSettings
+from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.simulator.actions import BracketMapping
 from trade_pipeline.simulator.env import PortfolioEnv, TradingEnv
 from trade_pipeline.simulator.kernel import Account, Market

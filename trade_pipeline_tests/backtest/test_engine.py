@@ -139,7 +139,9 @@ def test_ruin_ends_the_backtest_at_zero() -> None:
     row = int(dataset.folds[0].test[1, 0]) + 20
     for name in ("open", "high", "low", "close"):
         getattr(crash, name)[row:] *= 0.5
-    environment = synthetic.experiment().environment.model_copy(update={"max_leverage": 5.0})
+    environment = synthetic.experiment().environment.model_copy(
+        update={"max_leverage": 5.0, "max_position": 5.0}
+    )
     result = backtest(crash, dataset.folds[0].test, environment, Leveraged())
     assert result.summary["terminated"]
     assert result.equity[-1] == 0

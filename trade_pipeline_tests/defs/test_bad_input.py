@@ -296,6 +296,30 @@ CONFIG_ERRORS = {
         "batch_size: 100",
         ["alone.yaml", "100", "256"],
     ),
+    "starts stratified by no feature": (
+        "experiments/alone.yaml",
+        "environment:",
+        "environment:\n  starts: {kind: stratified, label: regime}",
+        ["alone.yaml", "starts.label", "'regime'", "tiny"],
+    ),
+    "lot sizes for another number of series": (
+        "experiments/alone.yaml",
+        "environment:",
+        "environment:\n  costs: {lot_size: [1, 2]}",
+        ["alone.yaml", "costs.lot_size lists 2 numbers for 1 instruments"],
+    ),
+    "a size beyond the leverage": (
+        "experiments/alone.yaml",
+        "environment:",
+        "environment:\n  max_leverage: 0.25",
+        ["alone.yaml", "max_leverage", "0.25"],
+    ),
+    "unknown reward term": (
+        "experiments/alone.yaml",
+        "environment:",
+        "environment:\n  reward: [{term: log_returns}]",
+        ["alone.yaml", "reward", "log_returns", "log_return"],
+    ),
 }
 
 

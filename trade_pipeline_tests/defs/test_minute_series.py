@@ -27,7 +27,10 @@ EXPERIMENT = {
     "environment": {
         "window": 32,
         "episode_bars": 240,
-        "costs": {"fee_bps": 5, "slippage_bps": 2},
+        "costs": {
+            "fee": {"kind": "flat", "bps": 5},
+            "slippage": {"kind": "fixed", "bps": 2},
+        },
         "actions": {"kind": "brackets", "stops": [None, 0.01], "takes": [None, 0.02]},
     },
     "algorithm": {

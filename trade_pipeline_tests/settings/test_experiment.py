@@ -38,14 +38,14 @@ def test_more_trials_than_staleness_sees_are_refused_with_their_number() -> None
 
 def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
     overrides = {
-        "environment": {"window": 8, "costs": {"fee_bps": 1.0}},
+        "environment": {"window": 8, "costs": {"participation": 0.5}},
         "algorithm": {"gamma": 0.9, "network": {"activation": "relu"}},
     }
     settings = experiment(variants={"base": {}, "other": overrides})
     base_environment, base_algorithm = settings.variant("base")
     assert (base_environment, base_algorithm) == (settings.environment, settings.algorithm)
     environment, algorithm = settings.variant("other")
-    costs = base_environment.costs.model_copy(update={"fee_bps": 1.0})
+    costs = base_environment.costs.model_copy(update={"participation": 0.5})
     assert environment == base_environment.model_copy(update={"window": 8, "costs": costs})
     network = base_algorithm.network.model_copy(update={"activation": "relu"})
     assert network.hidden == (16,)

@@ -28,7 +28,9 @@ def market(bars: Sequence[Any], *, volume: Any = 1e9, traded: Any = True, **time
         )
         for name, value in (("volume", volume), ("traded", traded))
     }
-    return Market(ts, close_ts, *np.moveaxis(prices, -1, 0), **full)
+    funding = times.get("funding")
+    column = None if funding is None else np.array(funding, np.float64).reshape(shape)
+    return Market(ts, close_ts, *np.moveaxis(prices, -1, 0), **full, funding=column)
 
 
 def flat_bar(price: float) -> Bar:
@@ -74,12 +76,18 @@ def hold(instruments: int = 1) -> Orders:
 class Run:
     """One account driven by hand, row by row."""
 
-    def __init__(self, market: Market, equity: float = 1000.0, **rules: float) -> None:
+    def __init__(self, market: Market, equity: float = 1000.0, **numbers: Any) -> None:
         self.market = market
-        self.rules = Rules(**{"max_leverage": 10.0, **rules})
         self.account = Account.start(1, market.instruments, equity)
         self.fills = Fills.empty(1, market.instruments)
         self.row = np.zeros(1, np.int64)
+        self.numbers: dict[str, Any] = {"max_leverage": 10.0}
+        self.change(**numbers)
+
+    def change(self, **numbers: Any) -> None:
+        """Other rules from here on."""
+        self.numbers.update(numbers)
+        self.rules = Rules.plain(self.market.instruments, **self.numbers)
 
     def step(self, wanted: Orders) -> list[Fill]:
         step(self.account, self.market, self.row, wanted, self.rules, self.fills)

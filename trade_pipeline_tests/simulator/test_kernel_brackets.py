@@ -192,7 +192,7 @@ def test_a_short_is_liquidated_where_margin_ends() -> None:
 def test_a_liquidation_pays_slippage_and_fee() -> None:
     run = Run(market([flat_bar(100), flat_bar(100), (100, 100, 80, 85)]), **LEVERED)
     run.step(orders(5.0))
-    run.rules = run.rules._replace(slippage_bps=100.0, fee_bps=10.0)
+    run.change(slippage_bps=100.0, fee_bps=10.0)
     (fill,) = run.step(hold())
     assert fill.price == pytest.approx(4000 / 45 * 0.99)
     assert fill.fee == pytest.approx(50 * fill.price * 1e-3)

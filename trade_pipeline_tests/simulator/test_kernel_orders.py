@@ -111,7 +111,7 @@ def test_orders_below_the_minimum_notional_do_not_trade_unless_they_end_flat() -
     assert len(run.step(orders(0.3))) == 1  # 300
     assert run.step(orders(0.5)) == []  # grows by 200
     assert run.step(orders(0.1)) == []  # reduces by 200
-    run.rules = run.rules._replace(min_notional=1e6)
+    run.change(min_notional=1e6)
     assert [fill.quantity for fill in run.step(orders(0.0))] == [-3.0]
 
 
@@ -156,7 +156,7 @@ def test_the_capped_increase_is_rounded_to_lots() -> None:
 def test_no_increase_fills_while_gross_is_over_the_cap() -> None:
     run = Run(market([[flat_bar(100)] * 2, [flat_bar(100)] * 2, [flat_bar(150), flat_bar(100)]]))
     run.step(orders([-0.9, 0.0]))
-    run.rules = run.rules._replace(max_leverage=1.0)
+    run.change(max_leverage=1.0)
     assert run.step(orders([-0.9, 0.1])) == []  # 1350 short on 550 of equity
 
 
@@ -207,7 +207,7 @@ def test_ruin_is_exactly_zero_and_final() -> None:
 
 def test_close_out_closes_everything_at_the_close_with_costs() -> None:
     run = Run(market([[flat_bar(100)] * 2, [flat_bar(100), flat_bar(200)]]), fee_bps=10)
-    run.rules = run.rules._replace(slippage_bps=100)
+    run.change(slippage_bps=100)
     run.step(orders([0.5, -0.5], stop=0.5))
     close_out(run.account, run.market, run.row, run.rules, run.fills)
     first, second = run.fills.of(0)
@@ -230,8 +230,10 @@ def test_close_out_can_ruin() -> None:
 
 def test_a_step_refuses_rows_weights_and_shapes_that_do_not_fit() -> None:
     run = Run(market([flat_bar(100)] * 2))
-    with pytest.raises(ValueError, match=r"environment 0.*instrument 0, nan"):
+    with pytest.raises(ValueError, match=r"environment 0.*instrument 0 the target weight nan"):
         run.step(orders(np.nan))
+    with pytest.raises(ValueError, match=r"environment 0.*instrument 0.* the stop -0.1"):
+        run.step(orders(0.1, stop=-0.1))
     with pytest.raises(ValueError, match=r"target_weight has shape \(1, 2\)"):
         run.step(orders([0.1, 0.2]))
     run.row[:] = 1
@@ -243,7 +245,7 @@ def test_a_step_refuses_rows_weights_and_shapes_that_do_not_fit() -> None:
             run.market,
             np.zeros(1, np.int64),
             orders([0.1, 0.2]),
-            Rules(),
+            Rules.plain(2),
             Fills.empty(1, 2),
         )
     with pytest.raises(ValueError, match=r"rows 7 to 7"):

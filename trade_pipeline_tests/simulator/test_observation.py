@@ -6,9 +6,11 @@ import pytest
 from trade_pipeline.simulator.observation import (
     account_vector,
     checked_features,
+    observation_space,
     observe,
     windows,
 )
+from trade_pipeline_tests.simulator.environments import market_of
 from trade_pipeline_tests.simulator.markets import Run, flat_bar, market, orders, random_market
 
 
@@ -60,6 +62,40 @@ def test_a_ruined_account_is_all_zero_but_for_its_drawdown() -> None:
     assert vector.tolist() == [0, 0, 0, 0, 0, -10]
 
 
+def test_scaled_prices_are_those_that_the_account_sees() -> None:
+    vectors = []
+    for scale in (1.0, 4.0):
+        run = Run(market([flat_bar(100), flat_bar(100), (100, 112, 88, 110)]))
+        run.account.price_scale[:] = scale
+        run.step(orders(0.5, stop=0.2, take=0.3))
+        run.step(orders(0.5, hold=True))
+        assert run.quantity() == 5 / scale
+        vectors.append(account_vector(run.account, run.market, run.row)[0])
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-6)
+    assert (vectors[0][:5] > 0).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_features_that_are_no_float32_numbers_are_refused(value: float) -> None:
+    features = np.zeros((5, 2))
+    features[2, 0] = value
+    with pytest.raises(ValueError, match=r"features row 2 \(ts \d+\), column 0 is .*finite"):
+        checked_features(features, random_market(5, 1, 0))
+
+
+def test_the_space_holds_a_window_or_the_row_where_one_ends() -> None:
+    window = observation_space(4, 6, 3)
+    assert {name: (space.shape, space.dtype) for name, space in window.items()} == {
+        "window": ((4, 6), np.float32),
+        "account": ((16,), np.float32),
+    }
+    index = observation_space(4, 6, 3, rows=50)
+    assert set(index.keys()) == {"row", "account"}
+    assert index["row"].dtype == np.int32
+    assert (index["row"].low.tolist(), index["row"].high.tolist()) == ([0], [49])
+
+
 def test_features_must_be_finite_and_have_a_row_a_bar() -> None:
     bars = random_market(5, 1, 0)
     features = np.zeros((5, 2))
@@ -75,7 +111,7 @@ def test_an_observation_never_changes_when_the_future_arrives() -> None:
     whole = random_market(60, 1, 3)
     features = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     for rows in (20, 40, 59):
-        part = type(whole)(*(getattr(whole, name)[:rows] for name in whole.__dataclass_fields__))
+        part = market_of(whole, slice(0, rows))
         seen = []
         for bars in (whole, part):
             run = Run(bars)

@@ -113,7 +113,11 @@ def experiment(keys: tuple[str, ...] = ("demo.A.1h",), **changes: Any) -> Experi
         "environment": {
             "window": 4,
             "episode_bars": 40,
-            "costs": {"fee_bps": 2.0, "slippage_bps": 1.0, "borrow_rate": 0.05},
+            "costs": {
+                "fee": {"kind": "flat", "bps": 2.0},
+                "slippage": {"kind": "fixed", "bps": 1.0},
+                "borrow_rate": 0.05,
+            },
             "actions": actions,
         },
         "algorithm": {

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from trade_pipeline.settings.environment import StratifiedStarts
 from trade_pipeline.simulator.vec_env import TradingVecEnv
 from trade_pipeline.storage.bundles import verify
 from trade_pipeline.storage.frames import read_frame
@@ -25,6 +26,7 @@ from trade_pipeline.training.trainer import (
     TrainedPolicy,
     TrainingError,
     policy_specification,
+    start_labels,
     train,
 )
 from trade_pipeline.training.validation import evaluation_equity
@@ -210,6 +212,24 @@ def test_later_rows_do_not_change_what_is_learned(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"base\.f0\.s0: the weights are not finite"):
         train_one(tmp_path, "one", learning_rate=1e30, max_grad_norm=1e30)
+
+
+def test_stratified_starts_take_their_labels_from_a_feature() -> None:
+    dataset, trial = synthetic.dataset(), synthetic.experiment().trials()["base.f0.s0"]
+    environment = synthetic.experiment().environment
+    assert start_labels(dataset, environment, trial) is None
+    name = dataset.feature_names[1]
+    labelled = environment.model_copy(
+        update={"starts": StratifiedStarts(kind="stratified", label=name)}
+    )
+    labels = start_labels(dataset, labelled, trial)
+    assert labels is not None
+    assert labels.tolist() == dataset.features[:, 0, 1].tolist()
+    unknown = environment.model_copy(
+        update={"starts": StratifiedStarts(kind="stratified", label="regime")}
+    )
+    with pytest.raises(TrainingError, match=rf"starts\.label 'regime' is no feature.*{name}"):
+        start_labels(dataset, unknown, trial)
 
 
 def test_an_agent_learns_when_the_features_show_the_next_return(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""Stops, take-profits and liquidation inside a bar.
+
+Compiled functions on one account, as in `accounting`; letters in comments are parts of section 4
+of docs/simulator.md. Start at `inside_bar`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from trade_pipeline.simulator.accounting import (
+    EXTREME,
+    HIGH,
+    LIQUIDATION,
+    LOW,
+    OPEN,
+    STOP,
+    TAKE,
+    VOLUME,
+    fill,
+    gross,
+    worth,
+)
+from trade_pipeline.simulator.compiled import compiled
+from trade_pipeline.simulator.market import FloatArray
+from trade_pipeline.simulator.rules import Rules
+
+
+@compiled
+def open_gaps(
+    balance: Any,
+    positions: Any,
+    log: Any,
+    count: int,
+    rules: Rules,
+    prices: FloatArray,
+    bars: Any,
+    row: int,
+    instruments: int,
+) -> int:
+    """A bar that opens at or beyond a level trades at its open (a); NaN levels never match."""
+    for n in range(instruments):
+        position = positions[n]
+        if position.quantity == 0.0 or not bars[row, n].traded:
+            continue
+        side = 1.0 if position.quantity > 0 else -1.0
+        price = prices[OPEN, n]
+        stopped = side * price <= side * position.stop_price
+        if stopped or side * price >= side * position.take_price:
+            reason = STOP if stopped else TAKE
+            quantity = -position.quantity
+            volume = prices[VOLUME, n]
+            fill(balance, position, log[count], rules, n, quantity, price, volume, reason)
+            count += 1
+    return count
+
+
+@compiled
+def liquidate(
+    balance: Any,
+    positions: Any,
+    log: Any,
+    count: int,
+    rules: Rules,
+    prices: FloatArray,
+    kind: int,
+    bars: Any,
+    row: int,
+    instruments: int,
+) -> int:
+    """Close all that trades if margin is breached at the prices of that kind (b, c)."""
+    margin = rules.maintenance_margin * gross(positions, prices, kind, instruments)
+    if worth(balance, positions, prices, kind, instruments) < margin:
+        for n in range(instruments):
+            position = positions[n]
+            if position.quantity != 0.0 and bars[row, n].traded:
+                quantity = -position.quantity
+                price = prices[kind, n]
+                volume = prices[VOLUME, n]
+                fill(balance, position, log[count], rules, n, quantity, price, volume, LIQUIDATION)
+                count += 1
+    return count
+
+
+@compiled
+def liquidation_level(cash: float, quantity: float, rules: Rules) -> float:
+    """Where cash + q L = margin |q| L for one instrument; NaN for a long without debt."""
+    if quantity > 0 and cash >= 0:
+        return np.nan
+    side = 1.0 if quantity > 0 else -1.0
+    return -cash / (quantity * (1.0 - side * rules.maintenance_margin))
+
+
+@compiled
+def inside_bar(
+    balance: Any,
+    positions: Any,
+    log: Any,
+    count: int,
+    rules: Rules,
+    prices: FloatArray,
+    bars: Any,
+    row: int,
+    instruments: int,
+) -> int:
+    """Brackets and margin inside bar `row`, entry bar included; returns how many fills."""
+    if gross(positions, prices, OPEN, instruments) == 0.0:
+        return count
+    alone = instruments == 1
+    count = open_gaps(balance, positions, log, count, rules, prices, bars, row, instruments)
+    count = liquidate(balance, positions, log, count, rules, prices, OPEN, bars, row, instruments)
+    for n in range(instruments):
+        position = positions[n]
+        prices[EXTREME, n] = prices[OPEN, n]
+        if position.quantity == 0.0 or not bars[row, n].traded:
+            continue
+        long = position.quantity > 0
+        side = 1.0 if long else -1.0
+        worst = prices[LOW, n] if long else prices[HIGH, n]
+        best = prices[HIGH, n] if long else prices[LOW, n]
+        prices[EXTREME, n] = worst
+        price = position.stop_price
+        reason = STOP
+        closes = side * worst <= side * price
+        if closes and side * best >= side * position.take_price:
+            balance.ambiguous += 1
+        if alone:
+            level = liquidation_level(balance.cash, position.quantity, rules)
+            if side * worst <= side * level and not (closes and side * price >= side * level):
+                price = level
+                reason = LIQUIDATION
+                closes = True
+        if closes:
+            quantity = -position.quantity
+            volume = prices[VOLUME, n]
+            fill(balance, position, log[count], rules, n, quantity, price, volume, reason)
+            count += 1
+    if not alone:
+        before = count
+        count = liquidate(
+            balance, positions, log, count, rules, prices, EXTREME, bars, row, instruments
+        )
+        balance.ambiguous += 1 if count > before else 0
+    for n in range(instruments):
+        position = positions[n]
+        if position.quantity == 0.0 or not bars[row, n].traded:
+            continue
+        long = position.quantity > 0
+        side = 1.0 if long else -1.0
+        best = prices[HIGH, n] if long else prices[LOW, n]
+        price = position.take_price
+        if side * best >= side * price:
+            quantity = -position.quantity
+            volume = prices[VOLUME, n]
+            fill(balance, position, log[count], rules, n, quantity, price, volume, TAKE)
+            count += 1
+    return count

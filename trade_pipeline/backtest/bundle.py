@@ -105,6 +105,7 @@ def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
         fees_paid=float(result.fees.sum()),
         slippage_paid=float(result.slippage.sum()),
         financing_paid=float(result.financing.sum()),
+        risk_free=float(result.summary["risk_free"]),
     )
 
 

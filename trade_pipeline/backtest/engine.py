@@ -19,7 +19,7 @@ from trade_pipeline.simulator.kernel import REASONS, Account, Fills, Orders, Rul
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.splits import Rows, SplitError, long_enough
 
-IMPLEMENTATION = 1
+IMPLEMENTATION = 2
 TIME = pl.Datetime("ms", "UTC")
 ORDER_SCHEMA = {
     "time": TIME,
@@ -108,7 +108,8 @@ def backtest(
             f"{origin}: no slice is long enough to trade: slices have {lengths} rows, but a window "
             f"of {window} needs {window + 2}. Shorten the window or widen the part."
         )
-    record = _Record(dataset, int((slices[:, 1] - slices[:, 0] - window).sum()))
+    steps = int((slices[:, 1] - slices[:, 0] - window).sum())
+    record = _Record(dataset, steps, environment.costs.cash_rate)
     market, rules = dataset.market, Rules.of(environment, dataset.market.instruments)
     account = Account.start(1, market.instruments, environment.initial_equity)
     fills = Fills.empty(1, market.instruments)
@@ -131,8 +132,9 @@ def backtest(
 class _Record:
     """Collects what happens, in arrays as long as the backtest can become."""
 
-    def __init__(self, dataset: Dataset, steps: int) -> None:
+    def __init__(self, dataset: Dataset, steps: int, risk_free: float) -> None:
         self._dataset = dataset
+        self._risk_free = risk_free
         self._close = np.asarray(dataset.close)
         self._steps = 0
         self._row = np.zeros(steps + 1, np.int64)
@@ -214,6 +216,8 @@ class _Record:
             "initial_equity": float(self._equity[0]),
             "final_equity": float(self._equity[n]),
             "terminated": bool(account.terminated[0]),
+            # What idle cash earns is no skill: ratios are of returns beyond it.
+            "risk_free": self._risk_free,
             "slices": len(slices),
             "steps": n,
             "ambiguous_bars": int(account.ambiguous[0]),

@@ -184,7 +184,7 @@ def _stored_curve(location: ArtifactLocation) -> Curve:
         exposure=equity["exposure"].to_numpy()[1:],
         turnover=equity["turnover"].to_numpy()[1:],
         trade_nets=read_frame(location.child("trades.parquet"))["net"].to_numpy(),
-        **{name: float(summary[name]) for name in ("fees", "slippage", "financing")},
+        **{name: float(summary[name]) for name in ("fees", "slippage", "financing", "risk_free")},
     )
 
 

@@ -57,6 +57,7 @@ class Curve:
         turnover: float64 [n] traded notional, quote currency.
         trade_nets: float64 [trades] net result of closed trips, quote currency.
         fees, slippage, financing: totals, quote currency.
+        risk_free: annual rate that idle cash earned.
     """
 
     close_ts: NDArray[np.int64]
@@ -67,6 +68,7 @@ class Curve:
     fees: float
     slippage: float
     financing: float
+    risk_free: float = 0.0
 
     @classmethod
     def of(cls, result: "BacktestResult") -> "Curve":
@@ -80,6 +82,7 @@ class Curve:
             fees=float(result.fees.sum()),
             slippage=float(result.slippage.sum()),
             financing=float(result.financing.sum()),
+            risk_free=float(result.summary["risk_free"]),
         )
 
     def figures(self, bars_per_year: float, days_per_year: float) -> dict[str, Any]:
@@ -95,6 +98,7 @@ class Curve:
             self.fees,
             self.slippage,
             self.financing,
+            self.risk_free,
         )
 
 
@@ -124,6 +128,7 @@ def stitch(curves: Sequence[Curve]) -> Curve:
                 curve.fees * scale,
                 curve.slippage * scale,
                 curve.financing * scale,
+                curve.risk_free,
             )
         )
     return Curve(
@@ -135,6 +140,7 @@ def stitch(curves: Sequence[Curve]) -> Curve:
         fees=sum(part.fees for part in parts),
         slippage=sum(part.slippage for part in parts),
         financing=sum(part.financing for part in parts),
+        risk_free=parts[0].risk_free,
     )
 
 

@@ -4,6 +4,7 @@ Start at `build_definitions`. Nothing here reads data; a wrong configuration sto
 """
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 import dagster as dg
 
@@ -42,7 +43,7 @@ def build_definitions(places: Places) -> dg.Definitions:
             file = places.configs / "series.yaml"
             raise SettingsError(f"{file}: key 'calendar' of series {key}: {error}") from None
     feature_sets = resolve_feature_sets(project)
-    _check_labels(places, project, feature_sets)
+    _check_environments(places, project, feature_sets)
     partitions = Partitions.of(project)
     ohlcv = build_ohlcv(project, partitions)
     manifest = build_manifest(project, partitions, ohlcv.asset)
@@ -98,15 +99,32 @@ def build_definitions(places: Places) -> dg.Definitions:
     )
 
 
-def _check_labels(places: Places, project: Project, feature_sets: Mapping[str, FeatureSet]) -> None:
-    """Refuse starts that are stratified by no feature of the experiment's set."""
+def _check_environments(
+    places: Places, project: Project, feature_sets: Mapping[str, FeatureSet]
+) -> None:
+    """Refuse starts stratified by no feature of the set, and reward terms without a module."""
     for name, experiment in project.experiments.items():
         known = feature_sets[experiment.features].names
+        file = places.configs / "experiments" / f"{name}.yaml"
         for variant in experiment.variants:
-            label = getattr(experiment.variant(variant)[0].starts, "label", None)
+            environment = experiment.variant(variant)[0]
+            for term in environment.reward:
+                module = getattr(term, "function", "json").partition(":")[0]
+                if not _exists(module):
+                    raise SettingsError(
+                        f"{file}: key 'environment.reward' of variant {variant}: there is no "
+                        f"module {module!r}; correct the name, or put its folder on PYTHONPATH."
+                    )
+            label = getattr(environment.starts, "label", None)
             if label is not None and label not in known:
-                file = places.configs / "experiments" / f"{name}.yaml"
                 raise SettingsError(
                     f"{file}: key 'environment.starts.label' of variant {variant}: {label!r} is no "
                     f"feature of {experiment.features}; known are {', '.join(known)}."
                 )
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # of a package that it is said to lie in
+        return False

@@ -87,7 +87,11 @@ def closest(name: str, known: list[str]) -> str:
 
 def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> str:
     lines = []
-    for problem in error.errors():
+    problems = error.errors()
+    inside = {tuple(problem["loc"][:k]) for problem in problems for k in range(len(problem["loc"]))}
+    for problem in problems:
+        if problem["type"] == "too_short" and tuple(problem["loc"]) in inside:
+            continue  # pydantic counts only the entries that were right
         path = ".".join(str(part) for part in problem["loc"])
         key = f"key {path!r}" if path else "the whole file"
         said = problem["msg"].removeprefix("Value error, ")
@@ -96,6 +100,11 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> str
             lines.append(f"{origin}: unknown {key}.{hint}")
         elif problem["type"] == "missing":
             lines.append(f"{origin}: key {path!r} is missing; add it.")
+        elif problem["type"] in ("model_attributes_type", "model_type", "dict_type"):
+            lines.append(
+                f"{origin}: {key} is {problem['input']!r}: a mapping is needed, such as "
+                "{kind: ...} or {term: ...}; see docs/experiments.md."
+            )
         elif isinstance(problem["input"], dict | list | tuple | BaseModel):
             lines.append(f"{origin}: {key}: {said}.")
         else:

@@ -10,26 +10,31 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from trade_pipeline.settings.base import Settings
 
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0, le=1e15)]
+Positive = Annotated[float, Field(gt=0, le=1e15)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 EachInstrument = NotNegative | tuple[NotNegative, ...]
-Range = tuple[Positive, Positive]
+Bps = Annotated[float, Field(ge=0, le=10_000)]
+Rate = Annotated[float, Field(ge=0, le=100)]
+Distance = Annotated[float, Field(gt=0, le=1e6)]
+Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
+Range = tuple[Factor, Factor]
+Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class FlatFee(Settings):
     """The same fraction of every fill's notional."""
 
     kind: Literal["flat"] = "flat"
-    bps: NotNegative = 10.0
+    bps: Bps = 10.0
 
 
 class FeeTier(Settings):
     """What applies from a traded volume on."""
 
     volume: NotNegative = Field(description="Quote currency traded in the last 30 UTC days.")
-    maker_bps: NotNegative
-    taker_bps: NotNegative
+    maker_bps: Bps
+    taker_bps: Bps
 
 
 class MakerTakerFee(Settings):
@@ -93,15 +98,15 @@ class CostSettings(Settings):
 
     fee: FeeSettings = FlatFee()
     slippage: SlippageSettings = FixedSlippage()
-    borrow_rate: NotNegative = Field(default=0.0, description="Annual, on short notional.")
-    interest_rate: NotNegative = Field(default=0.0, description="Annual, on negative cash.")
-    cash_rate: NotNegative = Field(
+    borrow_rate: Rate = Field(default=0.0, description="Annual, on short notional.")
+    interest_rate: Rate = Field(default=0.0, description="Annual, on negative cash.")
+    cash_rate: Rate = Field(
         default=0.0, description="Annual, earned on cash that no short sale brought in."
     )
     funding_rate: float = Field(
         default=0.0, gt=-1, lt=1, description="Of a perpetual's position, longs pay, each time."
     )
-    funding_hours: PositiveInt = Field(
+    funding_hours: Annotated[int, Field(gt=0, le=10**6)] = Field(
         default=8, description="Hours between fundings, counted from 1970-01-01 00:00 UTC."
     )
     lot_size: EachInstrument = Field(
@@ -142,7 +147,7 @@ class BracketActions(Settings):
     stops: tuple[Fraction | None, ...] = Field(
         default=(None,), min_length=1, description="Distance from entry; null is no stop."
     )
-    takes: tuple[Positive | None, ...] = Field(
+    takes: tuple[Distance | None, ...] = Field(
         default=(None,), min_length=1, description="Distance from entry; null is no target."
     )
     short: bool = True
@@ -155,7 +160,7 @@ class WeightActions(Settings):
     stop: Fraction | None = Field(
         default=None, description="Stop-loss of every position, distance from its entry."
     )
-    take: Positive | None = Field(
+    take: Distance | None = Field(
         default=None, description="Take-profit of every position, distance from its entry."
     )
     short: bool = False
@@ -168,14 +173,14 @@ class PlainTerm(Settings):
     """A reward term without parameters."""
 
     term: Literal["log_return", "cost", "drawdown", "exposure", "turnover", "inventory"]
-    weight: float = 1.0
+    weight: Weight = 1.0
 
 
 class TurbulenceGate(Settings):
     """Exposure counts against the account while returns are more unusual than in training."""
 
     term: Literal["turbulence_gate"]
-    weight: float = 1.0
+    weight: Weight = 1.0
     quantile: Fraction = Field(
         default=0.95, description="Of the training rows' turbulence; above it the gate is shut."
     )
@@ -185,7 +190,7 @@ class DifferentialSharpe(Settings):
     """What a step adds to a moving Sharpe ratio."""
 
     term: Literal["differential_sharpe"]
-    weight: float = 1.0
+    weight: Weight = 1.0
     decay: Fraction = Field(default=0.01, description="Weight of the newest return, eta.")
 
 
@@ -193,13 +198,19 @@ class CustomTerm(Settings):
     """A function of yours, found by name."""
 
     term: Literal["custom"]
-    weight: float = 1.0
-    function: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="`module:function`, importable."
-    )
+    weight: Weight = 1.0
+    function: str = Field(description="`module:function`, importable.")
     implementation: PositiveInt = Field(
         default=1, description="Raise it when the function changes: policies are then stale."
     )
+
+    @field_validator("function")
+    @classmethod
+    def _names_a_function(cls, function: str) -> str:
+        module, _, name = function.partition(":")
+        if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+            raise ValueError("write module:function, such as my_terms:holding")
+        return function
 
 
 RewardTerm = Annotated[
@@ -217,7 +228,7 @@ class SequentialStarts(Settings):
     """Episodes follow each other through the data; environments begin at equal distances."""
 
     kind: Literal["sequential"]
-    start_offset_bars: Annotated[int, Field(ge=0)] = Field(
+    start_offset_bars: Annotated[int, Field(ge=0, le=10**9)] = Field(
         default=0, description="Each start is moved later by 0 to this many bars, at random."
     )
 
@@ -254,8 +265,10 @@ class Randomisation(Settings):
 class EnvironmentSettings(Settings):
     """What one simulated account sees and pays."""
 
-    window: PositiveInt = Field(default=32, description="Bars of features in an observation.")
-    episode_bars: PositiveInt = Field(
+    window: Annotated[int, Field(gt=0, le=10**6)] = Field(
+        default=32, description="Bars of features in an observation."
+    )
+    episode_bars: Annotated[int, Field(gt=0, le=10**9)] = Field(
         default=250, description="Decisions of a training episode before it truncates."
     )
     starts: StartSettings = Field(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trade_pipeline.simulator.compiled import compiled, compiled_apart
+from trade_pipeline.simulator.compiled import compiled
 from trade_pipeline.simulator.market import FloatArray
 from trade_pipeline.simulator.rules import Rules
 from trade_pipeline.simulator.state import REASONS, VOLUME_DAYS
@@ -108,14 +108,17 @@ def slippage_fraction(balance: Any, rules: Rules, size: float, volume: float) ->
 def fee_of(balance: Any, rules: Rules, size: float, notional: float, reason: int) -> float:
     """What a fill pays (2); a take-profit rests in the book and pays as a maker."""
     rate = balance.maker_rate if reason == TAKE else balance.taker_rate
-    fee = rate * notional + rules.fee_per_share * size
-    fee = max(fee, rules.fee_minimum)
+    fee = rate * notional
+    if rules.fee_per_share > 0:
+        fee += rules.fee_per_share * size
+    if rules.fee_minimum > 0:
+        fee = max(fee, rules.fee_minimum)
     if rules.fee_maximum_fraction < np.inf:
         fee = min(fee, rules.fee_maximum_fraction * notional)
     return float(balance.fee_scale * fee)
 
 
-@compiled_apart
+@compiled
 def fill(
     balance: Any,
     position: Any,
@@ -130,13 +133,12 @@ def fill(
     """Trade a signed quantity that grows or reduces the position, never both."""
     size = abs(quantity)
     slip = 0.0 if reason == TAKE else slippage_fraction(balance, rules, size, volume)
-    fill_price = price * (1.0 + slip) if quantity > 0 else price * (1.0 - slip)
+    fill_price = price * (1.0 + (slip if quantity > 0 else -slip))
     notional = size * fill_price
     fee = fee_of(balance, rules, size, notional, reason)
     slippage = size * abs(fill_price - price)
 
     held = position.quantity
-    balance.cash -= quantity * fill_price + fee
     position.quantity = held + quantity
     if held == 0.0:
         position.entry_price = fill_price
@@ -145,7 +147,7 @@ def fill(
         position.entry_price = cost / (abs(held) + size)
     elif position.quantity == 0.0:
         flatten(position)
-
+    balance.cash -= quantity * fill_price + fee
     balance.fees += fee
     balance.slippage += slippage
     balance.traded_notional += notional

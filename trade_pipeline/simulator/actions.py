@@ -26,6 +26,14 @@ ACTION_KEYS = ("direction", "size", "stop_loss", "take_profit")
 BOX_TOLERANCE = 1e-6
 
 
+class ActionError(ValueError):
+    """An action is outside its space; `environment` is whose, where it is one alone."""
+
+    def __init__(self, message: str, environment: int | None = None) -> None:
+        super().__init__(message)
+        self.environment = environment
+
+
 class Choices(NamedTuple):
     """What an action can ask for, as compiled code reads it.
 
@@ -79,20 +87,21 @@ class BracketMapping:
             Orders [E, 1].
 
         Raises:
-            ValueError: if a choice is no integer or out of range.
+            ActionError: if a choice is no integer or out of range.
         """
         actions = np.asarray(actions)
         if actions.ndim != 2 or actions.shape[1] != len(ACTION_KEYS):
-            raise ValueError(f"actions have shape {actions.shape}; [E, {len(ACTION_KEYS)}] needed")
+            raise ActionError(f"actions have shape {actions.shape}; [E, {len(ACTION_KEYS)}] needed")
         if actions.dtype.kind not in "iu":
-            raise ValueError(f"actions have dtype {actions.dtype}; choices are integers")
+            raise ActionError(f"actions have dtype {actions.dtype}; choices are integers")
         orders = orders or Orders.room(len(actions), 1)
         wrong = _decode_choices(self.choices, np.ascontiguousarray(actions, np.int64), orders)
         if wrong >= 0:
             environment, key = divmod(int(wrong), len(ACTION_KEYS))
-            raise ValueError(
+            raise ActionError(
                 f"environment {environment}: {ACTION_KEYS[key]} {actions[environment, key]} must "
-                f"lie in [0, {self.nvec[key]})"
+                f"lie in [0, {self.nvec[key]})",
+                environment,
             )
         return orders
 
@@ -145,19 +154,22 @@ class WeightMapping:
             Orders [E, N].
 
         Raises:
-            ValueError: if a weight is NaN or outside the box by more than 1e-6.
+            ActionError: if a weight is NaN or outside the box by more than 1e-6.
         """
         actions = np.asarray(actions)
+        if actions.dtype.kind not in "fiu":
+            raise ActionError(f"actions have dtype {actions.dtype}; weights are numbers")
         if actions.ndim != 2 or actions.shape[1] != len(self.low):
-            raise ValueError(f"actions have shape {actions.shape}; [E, {len(self.low)}] needed")
+            raise ActionError(f"actions have shape {actions.shape}; [E, {len(self.low)}] needed")
         orders = orders or Orders.room(*actions.shape)
         wrong = _decode_weights(self.choices, np.ascontiguousarray(actions, np.float64), orders)
         if wrong >= 0:
             environment, instrument = divmod(int(wrong), len(self.low))
-            raise ValueError(
+            raise ActionError(
                 f"environment {environment}, instrument {instrument}: weight "
                 f"{actions[environment, instrument]} must be a number in "
-                f"[{self.low[0]:g}, {self.high[0]:g}]"
+                f"[{self.low[0]:g}, {self.high[0]:g}]",
+                environment,
             )
         return orders
 

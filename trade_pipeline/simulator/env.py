@@ -65,7 +65,7 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         self.settings = settings
         self.mapping = self.simulation.mapping
         self.render_mode = render_mode
-        self._np_random, self._np_random_seed = seeding.np_random(seed)
+        self._np_random, self._np_random_seed = seeding.np_random(int(seed))
         self.action_space = (
             self.mapping.dict_space
             if isinstance(self.mapping, BracketMapping)
@@ -143,7 +143,11 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         if not self._running:
             raise RuntimeError("the episode has ended or none has begun; call reset()")
         simulation = self.simulation
-        self.mapping.to_orders(self.flat_action(action)[np.newaxis], simulation.orders)
+        try:
+            self.mapping.to_orders(self.flat_action(action)[np.newaxis], simulation.orders)
+        except ValueError as error:
+            raise ValueError(f"row {self.row[0]}: {error}") from None
+        self._running = False  # a step that breaks off, in a term of yours, ends the episode
         rewards, dones = simulation.act()
         terminated = bool(self.account.terminated[0])
         truncated = bool(dones[0]) and not terminated
@@ -172,6 +176,9 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         account = carried
         if account is None:
             account = Account.start(1, self.market.instruments, self.settings.initial_equity)
+        if not isinstance(account, Account):
+            raise ValueError(f"options['account'] is a {type(account).__name__}, not an Account")
+        account.check()
         if account.terminated.any():
             raise ValueError("the account carried is ruined; there is nothing to go on with")
         first, last = chosen.decisions(window)[0]

@@ -85,10 +85,9 @@ def liquidate(
 @compiled
 def liquidation_level(cash: float, quantity: float, rules: Rules) -> float:
     """Where cash + q L = margin |q| L for one instrument; NaN for a long without debt."""
-    if quantity > 0 and cash >= 0:
-        return np.nan
     side = 1.0 if quantity > 0 else -1.0
-    return -cash / (quantity * (1.0 - side * rules.maintenance_margin))
+    level = -cash / (quantity * (1.0 - side * rules.maintenance_margin))
+    return np.nan if (quantity > 0) & (cash >= 0) else level
 
 
 @compiled
@@ -116,15 +115,22 @@ def inside_bar(
             continue
         long = position.quantity > 0
         side = 1.0 if long else -1.0
-        worst = prices[LOW, n] if long else prices[HIGH, n]
-        best = prices[HIGH, n] if long else prices[LOW, n]
+        low = prices[LOW, n]
+        high = prices[HIGH, n]
+        worst = low if long else high
+        best = high if long else low
         prices[EXTREME, n] = worst
         price = position.stop_price
         reason = STOP
         closes = side * worst <= side * price
         if closes and side * best >= side * position.take_price:
             balance.ambiguous += 1
-        if alone:
+        # The level costs a division: it is only worked out where the margin at the worst price
+        # leaves room for no more than a rounding error.
+        at_worst = position.quantity * worst
+        margin = rules.maintenance_margin * abs(at_worst)
+        room = balance.cash + at_worst - margin
+        if alone and room <= 1e-9 * (abs(balance.cash) + abs(at_worst)):
             level = liquidation_level(balance.cash, position.quantity, rules)
             if side * worst <= side * level and not (closes and side * price >= side * level):
                 price = level
@@ -147,7 +153,9 @@ def inside_bar(
             continue
         long = position.quantity > 0
         side = 1.0 if long else -1.0
-        best = prices[HIGH, n] if long else prices[LOW, n]
+        low = prices[LOW, n]
+        high = prices[HIGH, n]
+        best = high if long else low
         price = position.take_price
         if side * best >= side * price:
             quantity = -position.quantity

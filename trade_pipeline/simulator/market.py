@@ -22,6 +22,7 @@ BAR = np.dtype(
     + [("close_ts", np.int64), ("traded", np.bool_)],
     align=True,
 )
+LOWEST_PRICE, HIGHEST_PRICE, HIGHEST_VOLUME = 1e-15, 1e15, 1e30  # beyond, floats lose too much
 BAR_NUMBERS = ("open", "high", "low", "close", "volume", "funding")
 
 
@@ -70,13 +71,15 @@ class Market:
             raise MarketError(f"close has shape {shape}; [T, N] with at least one row is expected")
         if funding is None:
             funding = np.zeros(shape)
-        self.ts = np.array(_shaped("ts", ts, shape[:1]), np.int64)
+        self.ts = _times("ts", ts, shape[:1])
         self.bars = _records(shape)
         columns = (open, high, low, close, volume, funding, traded)
         for name, column in zip((*BAR_NUMBERS, "traded"), columns, strict=True):
             self.bars[name] = _shaped(name, column, shape)
-        times = np.array(_shaped("close_ts", close_ts, shape[:1]), np.int64)
-        self.bars["close_ts"] = times[:, np.newaxis]
+        self.bars["close_ts"] = _times("close_ts", close_ts, shape[:1])[:, np.newaxis]
+        given = np.asarray(traded)
+        if given.dtype.kind != "b" and not np.isin(given, (0, 1)).all():
+            raise MarketError(f"traded has values of {given.dtype} other than True and False")
         self.ts.flags.writeable = self.bars.flags.writeable = False
         self._check_times()
         self._check_numbers()
@@ -133,9 +136,16 @@ class Market:
 
     def pair(self, row: int) -> "Market":
         """Rows `row` and `row + 1` alone: all that one step needs."""
+        if not 0 <= row < self.rows - 1:
+            raise MarketError(f"row {row} and the next do not lie in the market's {self.rows} rows")
         market = object.__new__(Market)
         market.ts, market.bars = self.ts[row : row + 2], self.bars[row : row + 2]
         return market
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and unpickled markets are read-only, too."""
+        self.__dict__.update(state)
+        self.ts.flags.writeable = self.bars.flags.writeable = False
 
     def _check_times(self) -> None:
         for name, times in (("ts", self.ts), ("close_ts", self.close_ts)):
@@ -146,6 +156,13 @@ class Market:
                     f"row {row}: {name} {times[row]} does not come after row {row - 1}'s "
                     f"{times[row - 1]}; rows must be sorted and unique"
                 )
+        overlapping = np.flatnonzero(self.close_ts[:-1] > self.ts[1:])
+        if overlapping.size:
+            row = int(overlapping[0])
+            raise MarketError(
+                f"row {row}: it closes at {self.close_ts[row]}, after the next bar has opened at "
+                f"{self.ts[row + 1]}; what is decided on its close would trade before it"
+            )
         early = np.flatnonzero(self.close_ts <= self.ts)
         if early.size:
             row = int(early[0])
@@ -158,7 +175,9 @@ class Market:
         for name in ("open", "high", "low", "close"):
             prices = getattr(self, name)
             self._refuse(~(np.isfinite(prices) & (prices > 0)), name, "is not a positive price")
-        wrong_volume = ~(np.isfinite(self.volume) & (self.volume >= 0))
+            sensible = (prices >= LOWEST_PRICE) & (prices <= HIGHEST_PRICE)
+            self._refuse(~sensible, name, f"is not between {LOWEST_PRICE:g} and {HIGHEST_PRICE:g}")
+        wrong_volume = ~((self.volume >= 0) & (self.volume <= HIGHEST_VOLUME))
         self._refuse(wrong_volume, "volume", "is not a quantity of zero or more")
         wrong_funding = ~(np.isfinite(self.funding) & (np.abs(self.funding) < 1))
         self._refuse(wrong_funding, "funding", "is not a rate between -1 and 1")
@@ -191,3 +210,13 @@ def _shaped(name: str, values: npt.ArrayLike, wanted: tuple[int, ...]) -> npt.ND
     if array.shape != wanted:
         raise MarketError(f"{name} has shape {array.shape}; {wanted} is expected")
     return array
+
+
+def _times(name: str, values: npt.ArrayLike, wanted: tuple[int, ...]) -> IntArray:
+    array = _shaped(name, values, wanted)
+    if array.dtype.kind not in "iu":
+        raise MarketError(
+            f"{name} has dtype {array.dtype}; milliseconds UTC as int64 are needed, such as "
+            "`times.astype('datetime64[ms]').astype(np.int64)`"
+        )
+    return np.array(array, np.int64)

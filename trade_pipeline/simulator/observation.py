@@ -57,7 +57,7 @@ def observe(
 
 
 def checked_features(features: npt.NDArray[Any], market: Market) -> Float32Array:
-    """The features as float32 [T, N*F] in C order.
+    """The features as read-only float32 [T, N*F] in C order, not copied where they are that.
 
     Raises:
         ValueError: naming the row and column of the first value that is not finite.
@@ -74,7 +74,9 @@ def checked_features(features: npt.NDArray[Any], market: Market) -> Float32Array
             f"features row {row} (ts {market.ts[row]}), column {column} is "
             f"{checked[row, column]}; features must be finite"
         )
-    return checked
+    locked = checked.view()
+    locked.flags.writeable = False
+    return locked
 
 
 def windows(features: Float32Array, row: IntArray, window: int) -> Float32Array:

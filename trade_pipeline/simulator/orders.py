@@ -78,17 +78,15 @@ def choose_targets(
     turnover = 0.0
     for n in range(instruments):
         held = positions[n].quantity
-        target = held
-        if not orders.hold[e, n]:
-            weight = orders.target_weight[e, n]
-            weight = min(max(weight, rules.lowest_weight), rules.highest_weight)
-            close = prices[NOW, n]
-            target = to_lot(weight * equity / close, rules.steps[n].lot_size)
-            small = abs(target - held) * close < rules.no_trade_band * equity
-            if small and held != 0.0 and target != 0.0:
-                target = held
+        close = prices[NOW, n]
+        weight = orders.target_weight[e, n]
+        weight = min(max(weight, rules.lowest_weight), rules.highest_weight)
+        target = to_lot(weight * equity / close, rules.steps[n].lot_size)
+        small = abs(target - held) * close < rules.no_trade_band * equity
+        kept = orders.hold[e, n] | (small & (held != 0.0) & (target != 0.0))
+        target = held if kept else target
         prices[TARGET, n] = target
-        turnover += abs(target - held) * prices[NOW, n]
+        turnover += abs(target - held) * close
     if rules.max_turnover > 0 and turnover > rules.max_turnover * equity:
         part = rules.max_turnover * equity / turnover
         for n in range(instruments):

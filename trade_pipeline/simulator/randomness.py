@@ -31,9 +31,18 @@ def streams(seed: int | Sequence[int], environments: int) -> Streams:
     Raises:
         ValueError: if a list has another length, or a seed is negative.
     """
-    if isinstance(seed, int | np.integer):
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
+        if seed < 0:
+            raise ValueError(f"seed {seed} is negative; it must be 0 or more")
         words = np.random.SeedSequence(int(seed)).generate_state(environments, np.uint64)
         return words.astype(np.uint64)
+    if isinstance(seed, str | bool) or not np.iterable(seed):
+        raise ValueError(
+            f"seed is {seed!r}; a whole number, or one for each environment, is needed"
+        )
+    wrong = [one for one in seed if not isinstance(one, int | np.integer)]
+    if wrong:
+        raise ValueError(f"seed {wrong[0]!r} is no whole number")
     if len(seed) != environments:
         raise ValueError(f"{len(seed)} seeds for {environments} environments; give one for each")
     return np.concatenate([streams(int(one), 1) for one in seed])

@@ -120,7 +120,14 @@ class Reward:
             ValueError: if a function gives anything but E finite numbers.
         """
         for name, (weight, function) in zip(self._names, self.custom, strict=True):
-            values = np.asarray(function(account, equity_before, market, row))
+            # Copies: a term that writes must not move rows or make money.
+            given = (account.copy(), equity_before.copy(), market, row.copy())
+            try:
+                values = np.asarray(function(*given))
+            except Exception as error:
+                raise ValueError(
+                    f"reward term custom: {name} failed with {type(error).__name__}: {error}"
+                ) from error
             if values.dtype.kind not in "fiub" or values.shape != rewards.shape:
                 raise ValueError(
                     f"reward term custom: {name} gave {values.dtype} of shape {values.shape}; it "
@@ -135,6 +142,8 @@ class Reward:
                     "equity is 0"
                 )
             rewards += weight * values
+            if not np.isfinite(rewards).all():
+                raise ValueError(f"reward term custom: {name} times {weight:g} is too large")
 
 
 @compiled
@@ -355,7 +364,7 @@ def _imported(name: str) -> Term:
     module_name, _, function_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:
         raise ValueError(
             f"{wanted}: module {module_name!r} cannot be imported ({error}); correct the name, or "
             "put the folder that holds it on PYTHONPATH"

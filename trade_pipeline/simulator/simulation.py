@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.simulator.accounting import PRICE_ROWS
-from trade_pipeline.simulator.actions import Choices, mapping_for
+from trade_pipeline.simulator.actions import ActionError, Choices, mapping_for
 from trade_pipeline.simulator.compiled import config, resolved
 from trade_pipeline.simulator.episodes import EPISODE, Segments, Starts, starts_of
 from trade_pipeline.simulator.kernel import check_account, several
@@ -88,8 +88,9 @@ class Simulation:
         labels: npt.NDArray[Any] | None = None,
         training_rows: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        if environments < 1:
-            raise ValueError(f"{environments} environments; at least one is needed")
+        for name, number in (("environments", environments), ("threads", threads)):
+            if not isinstance(number, int | np.integer) or number < 1:
+                raise ValueError(f"{name} is {number!r}; a whole number of at least 1 is needed")
         if not 1 <= threads <= config.NUMBA_NUM_THREADS:
             raise ValueError(f"{threads} threads; this machine has 1 to {config.NUMBA_NUM_THREADS}")
         if observe not in get_args(View):
@@ -174,6 +175,22 @@ class Simulation:
         """Draw a training episode for every account, cut to a random length if `staggered`."""
         self._run(begin_all, *self._drawn_from(), staggered)
         self.fills.count[:] = 0
+
+    def order(self, actions: npt.NDArray[Any]) -> None:
+        """Write what each account wants into `orders`.
+
+        Raises:
+            ValueError: if an action is outside the space; names the environment and its row.
+        """
+        try:
+            self.mapping.to_orders(actions, self.orders)
+        except ActionError as error:
+            at = "" if error.environment is None else f" (market row {self.row[error.environment]})"
+            raise ValueError(f"{error}{at}") from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but compiled code, which is found again when it is needed."""
+        return {**self.__dict__, "_resolved": {}}
 
     def act(self) -> tuple[FloatArray, BoolArray]:
         """Carry out `orders` without beginning new episodes.

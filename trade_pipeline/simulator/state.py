@@ -82,6 +82,24 @@ class Account:
         """The same accounts in arrays of their own."""
         return Account(self.balances.copy(), self.positions.copy(), self.daily_volume.copy())
 
+    def check(self) -> None:
+        """Refuse accounts that no step could have left.
+
+        Raises:
+            ValueError: naming the account and the number.
+        """
+        for name in ("cash", "equity", "peak_equity", "quantity", "fee_scale", "slippage_scale"):
+            wrong = ~np.isfinite(getattr(self, name))
+            if wrong.any():
+                raise ValueError(f"account {np.argwhere(wrong)[0][0]}: {name} is not finite")
+        wrong = (self.price_scale <= 0) | (self.peak_equity <= 0) | (self.equity < 0)
+        if wrong.any():
+            e = int(np.flatnonzero(wrong)[0])
+            raise ValueError(
+                f"account {e}: price_scale {self.price_scale[e]} and peak_equity "
+                f"{self.peak_equity[e]} must be above 0, equity {self.equity[e]} not below"
+            )
+
     def chosen(self, index: IntArray) -> "Account":
         """Some of the accounts, in arrays of their own."""
         return Account(self.balances[index], self.positions[index], self.daily_volume[index])

@@ -76,7 +76,7 @@ class TradingVecEnv(VecEnv):
         self.market = market
         self.settings = settings
         self.mapping = self.simulation.mapping
-        self.reward_scale = reward_scale
+        self.reward_scale = _finite("reward_scale", reward_scale)
         self.metadata = {"render_modes": ["rgb_array"]}
         self.render_mode = render_mode
         self._records = [EpisodeRecord() for _ in range(environments)] if render_mode else []
@@ -107,7 +107,14 @@ class TradingVecEnv(VecEnv):
         return self.simulation.fills
 
     def reset(self) -> dict[str, npt.NDArray[Any]]:
-        """Begin all episodes, the first ones cut to random lengths."""
+        """Begin all episodes, the first ones cut to random lengths.
+
+        Raises:
+            ValueError: if `set_options` gave options; there are none to give.
+        """
+        if any(self._options):
+            self._reset_options()
+            raise ValueError("a vector environment knows no options; TradingEnv takes a segment")
         self.simulation.begin(staggered=True)
         self._begun = True
         for e in range(len(self._records)):
@@ -122,15 +129,16 @@ class TradingVecEnv(VecEnv):
         self._ordered = False  # a refused action leaves orders half written
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
-        self.mapping.to_orders(actions, self.simulation.orders)
+        self.simulation.order(actions)
         self._ordered = True
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step every account; accounts whose episode ended are observed in their next one."""
         if not self._ordered:
             raise RuntimeError("step_wait() without actions; call step_async(actions) first")
-        self._ordered = False
+        self._ordered = self._begun = False  # a step that breaks off ends all episodes
         rewards, dones, seen = self.simulation.advance()
+        self._begun = True
         infos = self._no_infos.copy()
         for e in np.flatnonzero(dones).tolist():
             infos[e] = self._ended(e)
@@ -158,27 +166,26 @@ class TradingVecEnv(VecEnv):
         return [getattr(OneAccount(self, e), attr_name) for e in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of each `OneAccount`, or one that all environments share.
+        """Set `reward_scale` of all, or the fee or slippage scale of some, until an episode ends.
 
         Raises:
-            AttributeError: if the environments share it and only some were named, or it can only
-                be read.
+            AttributeError: if it cannot be set, or the environments share it and only some were
+                named.
+            ValueError: if the value is no number that fits.
         """
         chosen = list(self._get_indices(indices))
         if attr_name in OneAccount.SETTABLE:
             for e in chosen:
                 setattr(OneAccount(self, e), attr_name, value)
-        elif hasattr(OneAccount, attr_name):
+        elif attr_name != "reward_scale":
             raise AttributeError(
-                f"{attr_name} can only be read; {sorted(OneAccount.SETTABLE)} can be set"
+                f"{attr_name} can only be read; reward_scale and {sorted(OneAccount.SETTABLE)} "
+                "can be set"
             )
-        elif len(chosen) == self.num_envs:
-            setattr(self, attr_name, value)
+        elif len(chosen) < self.num_envs:
+            raise AttributeError("all environments share reward_scale; set it for all of them")
         else:
-            raise AttributeError(
-                f"all environments share {attr_name}; set it for all of them, or one of "
-                f"{sorted(OneAccount.SETTABLE)} for some"
-            )
+            self.reward_scale = _finite(attr_name, value)
 
     def env_method(
         self,
@@ -187,7 +194,15 @@ class TradingVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Call a method of each `OneAccount` asked for."""
+        """Call a method of each `OneAccount` asked for.
+
+        Raises:
+            AttributeError: if a single environment has no such method.
+        """
+        if not callable(getattr(OneAccount, method_name, None)):
+            raise AttributeError(
+                f"a single environment has no method {method_name}; it has `fills` and `render`"
+            )
         return [
             getattr(OneAccount(self, e), method_name)(*method_args, **method_kwargs)
             for e in self._get_indices(indices)
@@ -241,6 +256,11 @@ class OneAccount:
         return int(self._environments.row[self.number])
 
     @property
+    def last(self) -> int:
+        """The last decision row of the running episode."""
+        return int(self._environments.last[self.number])
+
+    @property
     def equity(self) -> float:
         """Quote currency, as last marked."""
         return float(self._environments.account.equity[self.number])
@@ -266,10 +286,11 @@ class OneAccount:
 
     @slippage_scale.setter
     def slippage_scale(self, scale: float) -> None:
+        scale = _positive("slippage_scale", scale)
         rules = self._environments.simulation.rules
         if (rules.slippage + rules.impact) * scale >= 1:
             raise ValueError(f"slippage_scale {scale} leaves a sale no price; keep it smaller")
-        self._environments.account.slippage_scale[self.number] = _positive("slippage_scale", scale)
+        self._environments.account.slippage_scale[self.number] = scale
 
     def fills(self) -> list[Fill]:
         """What the last step traded."""
@@ -281,7 +302,13 @@ class OneAccount:
         return episode_picture(self._environments.market, records[self.number]) if records else None
 
 
-def _positive(name: str, scale: float) -> float:
-    if not (np.isfinite(scale) and scale >= 0):
+def _finite(name: str, value: Any) -> float:
+    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise ValueError(f"{name} is {value!r}; a finite number is needed")
+    return float(value)
+
+
+def _positive(name: str, scale: Any) -> float:
+    if _finite(name, scale) < 0:
         raise ValueError(f"{name} is {scale}; a number of zero or more is needed")
     return float(scale)

@@ -91,8 +91,10 @@ class TradingVectorEnv(VectorEnv[Observations, npt.NDArray[Any], npt.NDArray[Any
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
         simulation = self.simulation
-        simulation.mapping.to_orders(actions, simulation.orders)
+        simulation.order(actions)
+        self._begun = False  # a step that breaks off ends all episodes
         rewards, dones, seen = simulation.advance()
+        self._begun = True
         terminated = dones & simulation.episodes["ended_terminated"]
         infos = self._final(dones) if dones.any() else {}
         return seen, rewards, terminated, dones & ~terminated, infos

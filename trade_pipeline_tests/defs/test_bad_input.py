@@ -314,6 +314,24 @@ CONFIG_ERRORS = {
         "environment:\n  max_leverage: 0.25",
         ["alone.yaml", "max_leverage", "0.25"],
     ),
+    "a reward term's module that does not exist": (
+        "experiments/alone.yaml",
+        "environment:",
+        "environment:\n  reward: [{term: custom, function: 'no_such.terms:holding'}]",
+        ["alone.yaml", "reward", "'no_such.terms'", "PYTHONPATH"],
+    ),
+    "a reward term without a function": (
+        "experiments/alone.yaml",
+        "environment:",
+        "environment:\n  reward: [{term: custom, function: my_terms}]",
+        ["alone.yaml", "my_terms", "write module:function, such as my_terms:holding"],
+    ),
+    "a kind written as a word": (
+        "experiments/alone.yaml",
+        "environment:",
+        "environment:\n  starts: uniform",
+        ["alone.yaml", "environment.starts", "'uniform'", "a mapping is needed"],
+    ),
     "unknown reward term": (
         "experiments/alone.yaml",
         "environment:",

@@ -1,9 +1,11 @@
 """The settings of an environment: their kinds, and values that contradict each other."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from trade_pipeline.settings.base import SettingsError, parse_settings
 from trade_pipeline.settings.environment import (
@@ -224,7 +226,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"randomisation": {"fee": [2, 1]}},
         ["randomisation.fee", "[2.0, 1.0]"],
     ),
-    "a price scale of zero": ({"randomisation": {"price": [0, 1]}}, ["price", "greater than 0"]),
+    "a price scale of zero": (
+        {"randomisation": {"price": [0, 1]}},
+        ["price", "greater than or equal to 0.000001"],
+    ),
     "a range of one": ({"randomisation": {"price": [1]}}, ["randomisation.price"]),
     "a turnover of zero": ({"max_turnover": 0}, ["max_turnover", "greater than 0"]),
     "a window of no bars": ({"window": 0}, ["window", "greater than 0"]),
@@ -323,3 +328,11 @@ def test_numbers_that_are_not_finite_are_refused_everywhere() -> None:
         for name in ("initial_equity", "max_leverage", "max_turnover", "no_trade_band"):
             with pytest.raises(SettingsError, match=name):
                 environment(**{name: value})
+
+
+def test_the_example_of_the_documentation_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    block = page.partition("```yaml\n")[2].partition("```")[0]
+    described = EnvironmentSettings.model_validate(yaml.safe_load(block)["environment"])
+    assert isinstance(described.costs.fee, MakerTakerFee)
+    assert described.randomisation.price == (0.1, 10.0)

@@ -72,8 +72,8 @@ MUTATIONS = [
     Mutation(
         "slippage in favour of the trader",
         "accounting",
-        "price * (1.0 + slip) if quantity > 0 else",
-        "price * (1.0 + slip) if quantity < 0 else",
+        "(slip if quantity > 0 else -slip)",
+        "(slip if quantity < 0 else -slip)",
     ),
     Mutation(
         "impact in proportion to the size",
@@ -174,8 +174,8 @@ MUTATIONS = [
     Mutation(
         "the no-trade band keeps exits from trading",
         "orders",
-        "if small and held != 0.0 and target != 0.0:",
-        "if small and held != 0.0:",
+        "small & (held != 0.0) & (target != 0.0)",
+        "small & (held != 0.0)",
     ),
     Mutation(
         "turnover cap ignored",

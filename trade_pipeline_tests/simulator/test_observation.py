@@ -120,3 +120,10 @@ def test_an_observation_never_changes_when_the_future_arrives() -> None:
             seen.append(observe(run.account, bars, features[: bars.rows], run.row, 8))
         for name in ("window", "account"):
             assert seen[0][name].tobytes() == seen[1][name].tobytes()
+
+
+def test_features_cannot_be_edited_through_an_environment() -> None:
+    bars = random_market(5, 1, 0)
+    locked = checked_features(np.zeros((5, 2), np.float32), bars)
+    with pytest.raises(ValueError, match="read-only"):
+        locked[0, 0] = np.nan

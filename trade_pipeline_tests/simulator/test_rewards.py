@@ -635,7 +635,6 @@ def test_what_is_no_reward_is_refused(module: Module, body: str, sentence: str) 
             "module 'there_is_no' cannot be imported .*put the folder",
         ),
         ("my_terms.sub:such", "module 'my_terms.sub' cannot be imported .*not a package"),
-        ("my_terms..sub:such", "module 'my_terms..sub' cannot be imported"),
         ("my_terms:such", r"module 'my_terms' \(.*my_terms.py\) has no 'such'; .*define it there"),
         ("my_terms:level", "it is a float that cannot be called; name a function of"),
     ],
@@ -653,3 +652,29 @@ def test_a_module_that_lacks_another_says_which(module: Module) -> None:
     prefix = module("import there_is_no\n")
     with pytest.raises(ValueError, match=r"'my_terms' cannot be imported .*'there_is_no'"):
         Reward([custom(prefix + "f")], BARS, NO_ROWS)
+
+
+def test_a_term_that_writes_changes_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "writing_terms.py").write_text(
+        "def rich(account, equity_before, market, row):\n"
+        "    row -= 1\n"
+        "    account.cash[:] += 1e6\n"
+        "    equity_before[:] = 0.0\n"
+        "    return account.cash\n"
+        "def broken(account, equity_before, market, row):\n"
+        "    return {}[row[0]]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def added(function: str, weight: float = 1.0) -> np.ndarray:
+        term = CustomTerm(term="custom", function=f"writing_terms:{function}", weight=weight)
+        account, before, row, rewards = accounts(), BEFORE.copy(), ROW.copy(), np.zeros(3)
+        Reward([term], BARS, NO_ROWS).add_custom(rewards, account, before, BARS, row)
+        assert row.tolist() == ROW.tolist()
+        assert before.tolist() == BEFORE.tolist()
+        assert account.cash.tolist() == accounts().cash.tolist()
+        return rewards
+
+    assert (added("rich") > 1e6).all()
+    with pytest.raises(ValueError, match="writing_terms:broken failed with KeyError"):
+        added("broken")

@@ -552,11 +552,11 @@ def test_bars_that_cannot_be_are_refused_with_their_place(make: Any, message: st
         ({"window": 240}, {}, "longest of 2 has 240 rows, a window of 240 needs 241"),
         ({"costs": {"lot_size": (1, 2)}}, {}, "lot_size lists 2 numbers for 3 instruments"),
         ({"costs": {"tick_size": (1,)}}, {}, "tick_size lists 1 numbers for 3 instruments"),
-        ({}, {"threads": 0}, "0 threads; this machine has 1 to"),
+        ({}, {"threads": 0}, "threads is 0; a whole number of at least 1"),
         ({}, {"threads": 10_000}, "10000 threads; this machine has 1 to"),
         ({"reward": (custom("absent"),)}, {}, "has no 'absent'"),
         ({}, {"seed": [1, 2]}, "2 seeds for 3 environments"),
-        ({}, {"environments": 0}, "0 environments; at least one"),
+        ({}, {"environments": 0}, "environments is 0; a whole number of at least 1"),
         ({"actions": KINDS[1]}, {}, "brackets trade one instrument, the market has 3"),
     ],
 )

@@ -224,3 +224,50 @@ def test_fills_are_empty_at_first() -> None:
 
 def test_one_instrument_needs_no_second_axis_in_the_builder() -> None:
     assert market([flat_bar(1), flat_bar(2)]).instruments == 1
+
+
+HOUR_MS = 3_600_000
+COLUMNS = {name: getattr(GOOD, name) for name in ("open", "high", "low", "close", "volume")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ts": GOOD.ts.astype("datetime64[ns]")}, r"ts has dtype datetime64\[ns\]; milliseconds"),
+        ({"ts": GOOD.ts + 0.5}, "ts has dtype float64; milliseconds"),
+        ({"close_ts": GOOD.ts + 100 * HOUR_MS}, "row 0: it closes at .*, after the next bar"),
+        ({"traded": np.full(GOOD.close.shape, np.nan)}, "traded has values of float64"),
+        ({"traded": np.full(GOOD.close.shape, "False")}, "traded has values of"),
+        ({"close": GOOD.close * 1e-300}, "row 0 .*close .* is not between 1e-15 and 1e"),
+    ],
+)
+def test_what_would_be_misread_silently_is_refused(changes: dict[str, Any], message: str) -> None:
+    whole = {"ts": GOOD.ts, "close_ts": GOOD.close_ts, **COLUMNS, "traded": GOOD.traded}
+    with pytest.raises(MarketError, match=message):
+        Market(**{**whole, **changes})
+
+
+def test_a_pair_must_lie_in_the_market() -> None:
+    with pytest.raises(MarketError, match="row 5 and the next"):
+        GOOD.pair(5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("cash", np.nan, "account 1: cash is not finite"),
+        ("quantity", np.inf, "account 1: quantity is not finite"),
+        ("fee_scale", np.nan, "account 1: fee_scale is not finite"),
+        ("price_scale", 0.0, "account 1: price_scale 0.0"),
+        ("peak_equity", 0.0, "account 1: .*peak_equity 0.0"),
+        ("equity", -1.0, "account 1: .*equity -1.0"),
+    ],
+)
+def test_an_account_that_no_step_could_have_left_is_refused(
+    name: str, value: float, message: str
+) -> None:
+    account = Account.start(2, 1, 100.0)
+    account.check()
+    getattr(account, name)[1] = value
+    with pytest.raises(ValueError, match=message):
+        account.check()

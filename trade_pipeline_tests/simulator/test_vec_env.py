@@ -1,6 +1,9 @@
 """The vector environment: the same trajectories as the scalar ones, and SB3's contract."""
 
+import copy
+import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -252,7 +255,7 @@ def test_a_refused_action_takes_back_those_given_before() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"environments": 0}, "0 environments; at least one"),
+        ({"environments": 0}, "environments is 0; a whole number of at least 1"),
         ({"threads": 10_000}, "10000 threads; this machine has"),
         ({"seed": [1, 2, 3]}, "3 seeds for 4 environments"),
         ({"render_mode": "human"}, "render_mode 'human' is unknown"),
@@ -274,7 +277,15 @@ def test_attributes_and_methods_are_those_of_the_shared_object() -> None:
     assert env.get_attr("reward_scale", indices=[0, 2]) == [1.0] * 2
     env.set_attr("reward_scale", 5.0)
     assert env.reward_scale == 5.0
-    assert env.env_method("env_is_wrapped", object, indices=1) == [[False] * 3]
+    for name in ("reset", "seed", "env_is_wrapped"):  # of all environments, not of one
+        with pytest.raises(AttributeError, match=f"no method {name}; it has `fills`"):
+            env.env_method(name, indices=1)
+    for name in ("settings", "typo"):
+        with pytest.raises(AttributeError, match=f"{name} can only be read; reward_scale and"):
+            env.set_attr(name, None)
+    for value in (float("nan"), "x", None):
+        with pytest.raises(ValueError, match=r"reward_scale is .*; a finite"):
+            env.set_attr("reward_scale", value)
     assert env.env_is_wrapped(object, indices=0) == [False]
     assert not env.has_attr("nothing")
     assert env.seed(4) == [4, 4, 4]
@@ -286,6 +297,7 @@ def test_each_environment_tells_of_itself() -> None:
     env.reset()
     env.step(actions_for(env, 1, 4)[0])
     assert env.get_attr("row") == env.row.tolist()
+    assert env.get_attr("last", [2]) == [env.last[2]]
     assert env.get_attr("equity", [1, 3]) == env.account.equity[[1, 3]].tolist()
     assert env.get_attr("number", 2) == [2]
     assert env.env_method("fills") == [env.fills.of(e) for e in range(4)]
@@ -512,3 +524,75 @@ def test_scalar_and_vector_environments_share_their_settings() -> None:
     env = vec_env()
     assert isinstance(env.settings, EnvironmentSettings)
     assert isinstance(scalar_env(env.settings), SimulatedEnv)
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("## From Python")
+    code = section.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["seen"]["window"].shape == (128, 64, 1)
+    assert names["rewards"].shape == (128,)
+
+
+@pytest.mark.parametrize("kind", ["vector", "scalar"])
+def test_a_step_that_breaks_off_ends_the_episode(kind: str, monkeypatch: Any) -> None:
+    chosen = environment_settings(1, reward=(small.custom("holding"),))
+    env: Any = small.vec_env(chosen, 3) if kind == "vector" else small.scalar_env(chosen)
+    env.reset()
+    action = np.zeros((3, 4), int) if kind == "vector" else env.action_space.sample()
+    simulation = env.simulation
+    rows = simulation.row.copy()
+
+    def broken(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation.reward, "custom", ((1.0, broken),))
+    with pytest.raises(KeyboardInterrupt):
+        env.step(action)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="call reset"):
+            env.step(action)
+    assert (simulation.row <= rows + 1).all()
+
+
+def test_an_environment_that_has_stepped_can_be_pickled_and_goes_on_alike() -> None:
+    env = vec_env(5)
+    env.reset()
+    actions = actions_for(env, 40, 5)
+    for action in actions[:20]:
+        env.step(action)
+    for twin in (pickle.loads(pickle.dumps(env)), copy.deepcopy(env)):
+        assert not twin.market.bars.flags.writeable
+        one, other = copy.deepcopy(env), twin
+        for action in actions[20:]:
+            mine, theirs = one.step(action), other.step(action)
+            assert mine[0]["account"].tobytes() == theirs[0]["account"].tobytes()
+            assert mine[1].tobytes() == theirs[1].tobytes()
+
+
+def test_a_refused_action_names_the_row_and_options_are_refused() -> None:
+    env = vec_env(2)
+    env.reset()
+    with pytest.raises(ValueError, match=rf"direction 9 .*\(market row {env.row[1]}\)"):
+        env.step(np.array([[0, 0, 0, 0], [9, 0, 0, 0]]))
+    env.set_options({"segment": (0, 50)})
+    with pytest.raises(ValueError, match="knows no options"):
+        env.reset()
+    env.reset()
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        (-1, "seed -1 is negative"),
+        (None, "seed is None"),
+        ("12", "seed is '12'"),
+        ([1, 2.5], "seed 2.5 is no whole number"),
+        ([1], "1 seeds for 2 environments"),
+    ],
+)
+def test_seeds_that_are_none_are_refused(seed: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vec_env(2, seed=seed)

@@ -126,6 +126,8 @@ def backtest(
         if number < len(slices) - 1:
             close_out(account, market, np.array([b - 1]), rules, fills)
             record.closing(account, fills)
+            if account.terminated[0]:
+                break
     return record.result(strategy.name, slices, account)
 
 

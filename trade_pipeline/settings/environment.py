@@ -6,14 +6,23 @@ The rules behind the numbers are in docs/simulator.md. Start at `EnvironmentSett
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from trade_pipeline.settings.base import Settings
 
 NotNegative = Annotated[float, Field(ge=0, le=1e15)]
 Positive = Annotated[float, Field(gt=0, le=1e15)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-EachInstrument = NotNegative | tuple[NotNegative, ...]
+
+
+def _zero_or_sensible(step: float) -> float:
+    if 0 < step < 1e-12:
+        raise ValueError("a step is 0 for none, or at least 1e-12")
+    return step
+
+
+Step = Annotated[NotNegative, AfterValidator(_zero_or_sensible)]
+EachInstrument = Step | tuple[Step, ...]
 Bps = Annotated[float, Field(ge=0, le=10_000)]
 Rate = Annotated[float, Field(ge=0, le=100)]
 Distance = Annotated[float, Field(gt=0, le=1e6)]

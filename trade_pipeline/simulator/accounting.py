@@ -20,8 +20,8 @@ YEAR_MS = 365 * 86_400_000.0
 DAY_MS = 86_400_000
 
 # Rows of `prices`, float64 [PRICE_ROWS, N]: two bars as an account sees them, and room to work.
-NOW, OPEN, HIGH, LOW, CLOSE, VOLUME, FUNDING, TARGET, INCREASE, EXTREME = range(10)
-PRICE_ROWS = 10
+NOW, OPEN, HIGH, LOW, CLOSE, VOLUME, FUNDING, TARGET, INCREASE, EXTREME, SET_NOW = range(11)
+PRICE_ROWS = 11
 
 
 @compiled
@@ -105,9 +105,9 @@ def slippage_fraction(balance: Any, rules: Rules, size: float, volume: float) ->
 
 
 @compiled
-def fee_of(balance: Any, rules: Rules, size: float, notional: float, reason: int) -> float:
-    """What a fill pays (2); a take-profit rests in the book and pays as a maker."""
-    rate = balance.maker_rate if reason == TAKE else balance.taker_rate
+def fee_of(balance: Any, rules: Rules, size: float, notional: float, resting: bool) -> float:
+    """What a fill pays (2); an order that rested in the book pays as a maker."""
+    rate = balance.maker_rate if resting else balance.taker_rate
     fee = rate * notional
     if rules.fee_per_share > 0:
         fee += rules.fee_per_share * size
@@ -129,13 +129,14 @@ def fill(
     price: float,
     volume: float,
     reason: int,
+    resting: bool,
 ) -> None:
     """Trade a signed quantity that grows or reduces the position, never both."""
     size = abs(quantity)
-    slip = 0.0 if reason == TAKE else slippage_fraction(balance, rules, size, volume)
+    slip = 0.0 if resting else slippage_fraction(balance, rules, size, volume)
     fill_price = price * (1.0 + (slip if quantity > 0 else -slip))
     notional = size * fill_price
-    fee = fee_of(balance, rules, size, notional, reason)
+    fee = fee_of(balance, rules, size, notional, resting)
     slippage = size * abs(fill_price - price)
 
     held = position.quantity

@@ -1,8 +1,11 @@
 """How the simulator's functions are compiled with numba. Start at `compiled`."""
 
 import hashlib
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -12,6 +15,7 @@ import numba.core.config
 
 config: Any = numba.core.config  # its attributes are made at run time
 typeof: Any = numba.typeof
+UNUSED_SECONDS = 7 * 86_400
 
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
@@ -51,20 +55,16 @@ def resolved(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
-    options |= {"cache": True, "_nrt": False, "error_model": "numpy"}
-    with _cache_of_these_sources():
+    folder = _cache_folder()
+    options |= {"cache": folder is not None, "_nrt": False, "error_model": "numpy"}
+    with _caching_in(folder):
         return numba.njit(**options)(function)
 
 
 @contextmanager
-def _cache_of_these_sources() -> Iterator[None]:
-    """Keep the cache in a folder named after the simulator's sources.
-
-    Numba's own cache notices a change of the file that holds a function, but not of the files of
-    the functions it calls.
-    """
+def _caching_in(folder: str | None) -> Iterator[None]:
     before = config.CACHE_DIR
-    config.CACHE_DIR = _cache_folder()
+    config.CACHE_DIR = folder or before
     try:
         yield
     finally:
@@ -72,16 +72,37 @@ def _cache_of_these_sources() -> Iterator[None]:
 
 
 @cache
-def _cache_folder() -> str:
-    """The folder, or what is configured already where it cannot be made."""
-    configured = str(config.CACHE_DIR)
+def _cache_folder() -> str | None:
+    """Where compiled code is kept: a folder named after the simulator's sources; None is nowhere.
+
+    Numba's own cache notices a change of the file that holds a function, but not of the files of
+    the functions it calls.
+    """
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for source in sorted(here.glob("*.py")):
         digest.update(source.read_bytes())
-    folder = (Path(configured) if configured else here / "__pycache__") / digest.hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return configured
-    return str(folder)
+    homes = [here / "__pycache__"]
+    with suppress(RuntimeError):  # a user without a home
+        homes.append(Path.home() / ".cache" / "trade_pipeline")
+    if config.CACHE_DIR:
+        homes.insert(0, Path(config.CACHE_DIR))
+    for home in homes:
+        folder = home / f"numba-{digest.hexdigest()[:16]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError:
+            continue
+        _forget_old(home, folder)
+        return str(folder)
+    return None
+
+
+def _forget_old(home: Path, current: Path) -> None:
+    """Remove what other sources left more than a week ago."""
+    for folder in home.glob("numba-*"):
+        with suppress(OSError):
+            if folder != current and time.time() - folder.stat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(folder)

@@ -35,6 +35,8 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         segments: int64 [S, 2] row ranges [a, b) that training episodes are drawn from.
         settings: window, costs, limits, actions, reward.
         seed: of the episodes drawn until `reset(seed=...)` gives another.
+        flat_actions: whether `TradingEnv` takes four choices in an array, MultiDiscrete, as
+            algorithms do, rather than a Dict.
         render_mode: "rgb_array" keeps the episode, so that `render` can draw it.
         others: `observe`, `labels` and `training_rows` of `Simulation`.
     """
@@ -51,6 +53,7 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         settings: EnvironmentSettings,
         seed: int = 0,
         render_mode: str | None = None,
+        flat_actions: bool = False,
         **others: Any,
     ) -> None:
         if settings.actions.kind != self.kind:
@@ -68,7 +71,7 @@ class SimulatedEnv(gymnasium.Env[Observation, Any]):
         self._np_random, self._np_random_seed = seeding.np_random(int(seed))
         self.action_space = (
             self.mapping.dict_space
-            if isinstance(self.mapping, BracketMapping)
+            if isinstance(self.mapping, BracketMapping) and not flat_actions
             else self.mapping.space
         )
         self.observation_space = self.simulation.observation_space
@@ -201,9 +204,9 @@ class TradingEnv(SimulatedEnv):
     kind = "brackets"
     mapping: BracketMapping
 
-    def flat_action(self, action: Mapping[str, Any]) -> npt.NDArray[np.int64]:
-        """The four choices, int64 [4]."""
-        return self.mapping.from_dict(action)
+    def flat_action(self, action: Any) -> npt.NDArray[Any]:
+        """The four choices, int64 [4], of a Dict action, or as they are."""
+        return self.mapping.from_dict(action) if isinstance(action, Mapping) else np.asarray(action)
 
 
 class PortfolioEnv(SimulatedEnv):

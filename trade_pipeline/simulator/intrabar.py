@@ -14,6 +14,7 @@ from trade_pipeline.simulator.accounting import (
     LIQUIDATION,
     LOW,
     OPEN,
+    SET_NOW,
     STOP,
     TAKE,
     VOLUME,
@@ -38,7 +39,11 @@ def open_gaps(
     row: int,
     instruments: int,
 ) -> int:
-    """A bar that opens at or beyond a level trades at its open (a); NaN levels never match."""
+    """A bar that opens at or beyond a level trades at its open (a); NaN levels never match.
+
+    A take-profit that this bar's order set never rested: where the open has crossed it already, an
+    agent could otherwise leave at the open without slippage by growing a little.
+    """
     for n in range(instruments):
         position = positions[n]
         if position.quantity == 0.0 or not bars[row, n].traded:
@@ -48,9 +53,10 @@ def open_gaps(
         stopped = side * price <= side * position.stop_price
         if stopped or side * price >= side * position.take_price:
             reason = STOP if stopped else TAKE
+            resting = not stopped and prices[SET_NOW, n] == 0.0
             quantity = -position.quantity
             volume = prices[VOLUME, n]
-            fill(balance, position, log[count], rules, n, quantity, price, volume, reason)
+            fill(balance, position, log[count], rules, n, quantity, price, volume, reason, resting)
             count += 1
     return count
 
@@ -77,7 +83,9 @@ def liquidate(
                 quantity = -position.quantity
                 price = prices[kind, n]
                 volume = prices[VOLUME, n]
-                fill(balance, position, log[count], rules, n, quantity, price, volume, LIQUIDATION)
+                record = log[count]
+                reason = LIQUIDATION
+                fill(balance, position, record, rules, n, quantity, price, volume, reason, False)
                 count += 1
     return count
 
@@ -139,7 +147,7 @@ def inside_bar(
         if closes:
             quantity = -position.quantity
             volume = prices[VOLUME, n]
-            fill(balance, position, log[count], rules, n, quantity, price, volume, reason)
+            fill(balance, position, log[count], rules, n, quantity, price, volume, reason, False)
             count += 1
     if not alone:
         before = count
@@ -160,6 +168,6 @@ def inside_bar(
         if side * best >= side * price:
             quantity = -position.quantity
             volume = prices[VOLUME, n]
-            fill(balance, position, log[count], rules, n, quantity, price, volume, TAKE)
+            fill(balance, position, log[count], rules, n, quantity, price, volume, TAKE, True)
             count += 1
     return count

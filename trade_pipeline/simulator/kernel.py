@@ -377,7 +377,8 @@ def _close_out(
                 quantity = -position.quantity
                 price = prices[CLOSE, n]
                 volume = prices[VOLUME, n]
-                fill(balance, position, record, rules, n, quantity, price, volume, SLICE_END)
+                reason = SLICE_END
+                fill(balance, position, record, rules, n, quantity, price, volume, reason, False)
                 counts[e] += 1
         mark(balance, positions[e], prices, bars.shape[1])
         remember_volume(balance, daily_volume, e, rules)

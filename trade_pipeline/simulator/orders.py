@@ -15,6 +15,7 @@ from trade_pipeline.simulator.accounting import (
     NOW,
     OPEN,
     ORDER,
+    SET_NOW,
     TARGET,
     VOLUME,
     fill,
@@ -135,6 +136,7 @@ def trade_orders(
     wanted = 0.0
     for n in range(instruments):
         prices[INCREASE, n] = 0.0
+        prices[SET_NOW, n] = 0.0
         if not bars[row, n].traded:
             continue
         held = positions[n].quantity
@@ -144,7 +146,7 @@ def trade_orders(
         wanted += abs(prices[INCREASE, n]) * price
         if reduction > 0:
             signed = -reduction if held > 0 else reduction
-            fill(balance, positions[n], log[count], rules, n, signed, price, volume, ORDER)
+            fill(balance, positions[n], log[count], rules, n, signed, price, volume, ORDER, False)
             count += 1
     if wanted == 0.0:
         return count
@@ -159,8 +161,9 @@ def trade_orders(
             quantity = to_lot(quantity * scale, rules.steps[n].lot_size)
         if quantity != 0.0 and abs(quantity) * price >= rules.steps[n].min_notional:
             volume = prices[VOLUME, n]
-            fill(balance, positions[n], log[count], rules, n, quantity, price, volume, ORDER)
+            fill(balance, positions[n], log[count], rules, n, quantity, price, volume, ORDER, False)
             count += 1
+            prices[SET_NOW, n] = 1.0
             set_brackets(
                 positions[n],
                 rules.steps[n].tick_size,

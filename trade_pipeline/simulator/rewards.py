@@ -24,7 +24,6 @@ from trade_pipeline.simulator.market import BoolArray, FloatArray, IntArray, Mar
 from trade_pipeline.simulator.state import Account
 
 LOWEST_RATIO = 1e-3  # ruin is worth ln 1e-3, not minus infinity
-LARGEST_SHARPE = 10.0
 # What counts as rounding rather than as something that prices did
 NO_VARIANCE = 1e-12  # of the differential Sharpe ratio's returns, as a part of their second moment
 VANISHED = 1e-200  # a variance whose power 1.5 would underflow, after very many returns of zero
@@ -258,26 +257,29 @@ def turbulence_gate(
 
 
 @compiled
-def differential_sharpe(memory: Any, balance: Any, equity_before: float, decay: float) -> float:
-    """What the step's return adds to a moving Sharpe ratio (Moody and Saffell 2001, eq. 9-11).
+def moving_sharpe(first: float, second: float) -> float:
+    """Sharpe ratio of two moving moments; 0 as long as the returns seen do not vary."""
+    variance = second - first * first
+    if variance <= NO_VARIANCE * second or variance < VANISHED:
+        return 0.0
+    return float(first / np.sqrt(variance))
 
-    0 as long as the returns seen do not vary, and for an account that was ruined before, whose
-    memory stays.
+
+@compiled
+def differential_sharpe(memory: Any, balance: Any, equity_before: float, decay: float) -> float:
+    """What the step's return adds to a moving Sharpe ratio, over the decay.
+
+    The whole change, of which Moody and Saffell (2001, eq. 9-11) take the first-order part: that
+    part pays for losses while the moments are young, whereas changes add up to the last ratio. 0
+    for an account that was ruined before, whose memory stays.
     """
     if equity_before <= 0:
         return 0.0
     change = balance.equity / equity_before - 1.0
-    first = memory.first
-    second = memory.second
-    first_step = change - first
-    second_step = change * change - second
-    memory.first = first + decay * first_step
-    memory.second = second + decay * second_step
-    variance = second - first * first
-    if variance <= NO_VARIANCE * second or variance < VANISHED:
-        return 0.0
-    ratio = (second * first_step - 0.5 * first * second_step) / variance**1.5
-    return float(min(max(ratio, -LARGEST_SHARPE), LARGEST_SHARPE))
+    before = moving_sharpe(memory.first, memory.second)
+    memory.first += decay * (change - memory.first)
+    memory.second += decay * (change * change - memory.second)
+    return (moving_sharpe(memory.first, memory.second) - before) / decay
 
 
 def turbulence(market: Market, segments: IntArray, training_rows: IntArray) -> FloatArray:

@@ -57,7 +57,7 @@ class Simulation:
 
     Args:
         market: the bars, N instruments.
-        features: float32 [T, N*F], finite, one row a bar.
+        features: float32 [T, N*F], finite, one row a bar; shared, so leave them as they are.
         segments: int64 [S, 2] row ranges [a, b) that training episodes are drawn from.
         settings: window, costs, limits, actions, reward.
         environments: E.

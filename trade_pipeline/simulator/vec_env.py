@@ -150,7 +150,7 @@ class TradingVecEnv(VecEnv):
         """Nothing to release."""
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed what follows, from the next reset on; None changes nothing."""
+        """Seed all that is drawn from now on; None changes nothing."""
         if seed is not None:
             self.simulation.seed(seed)
         return [seed] * self.num_envs

@@ -7,7 +7,11 @@ Start at `evaluation_equity`.
 import numpy as np
 from numpy.typing import NDArray
 
-from trade_pipeline.settings.environment import EnvironmentSettings
+from trade_pipeline.settings.environment import (
+    EnvironmentSettings,
+    PlainTerm,
+    UniformStarts,
+)
 from trade_pipeline.simulator.actions import BracketMapping
 from trade_pipeline.simulator.env import PortfolioEnv, TradingEnv
 from trade_pipeline.simulator.kernel import Account, Market
@@ -36,7 +40,10 @@ def evaluation_equity(
     """
     slices = [(int(a), int(b)) for a, b in long_enough(segments, environment.window)]
     kind = TradingEnv if environment.actions.kind == "brackets" else PortfolioEnv
-    episodes = kind(market, features, np.array(slices), environment)
+    # Neither where training episodes begin nor what they are rewarded for matters here.
+    plain = {"starts": UniformStarts(), "reward": (PlainTerm(term="log_return"),)}
+    evaluated = environment.model_copy(update=plain)
+    episodes = kind(market, features, np.array(slices), evaluated)
     equity = [environment.initial_equity]
     account: Account | None = None
     for segment in slices:
@@ -55,5 +62,7 @@ def evaluation_equity(
         if segment != slices[-1]:
             episodes.close_out()
             equity[-1] = float(episodes.account.equity[0])
+            if equity[-1] == 0.0:
+                break
         account = episodes.account
     return np.array(equity)

@@ -14,6 +14,7 @@ from trade_pipeline.settings.experiment import (
     EnvironmentSettings,
     RandomBaseline,
 )
+from trade_pipeline.simulator.actions import mapping_for
 from trade_pipeline.simulator.kernel import Account, Orders
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.policy import Normalizer, PolicyError, PolicyNetwork, PolicyRunner
@@ -174,3 +175,37 @@ def test_a_policy_refuses_an_environment_it_was_not_trained_in(change: dict[str,
 
 def run(dataset: Dataset, strategy: Strategy) -> BacktestResult:
     return backtest(dataset, dataset.folds[0].test, synthetic.experiment().environment, strategy)
+
+
+class LongOnce:
+    """Goes long on the first bar of a slice and holds; decides for both ways of running."""
+
+    name = "long_once"
+    LONG, HOLD = np.array([2, 0, 0, 0]), np.array([0, 0, 0, 0])
+
+    def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
+        self._mapping = mapping_for(environment, 1)
+
+    def act(self, seen: Any) -> Any:
+        return self.HOLD if seen["account"][0] else self.LONG
+
+    def orders(self, row: int, account: Account) -> Orders:
+        held = account.quantity[0, 0] != 0
+        return self._mapping.to_orders((self.HOLD if held else self.LONG)[None])
+
+
+def test_a_slice_end_that_ruins_ends_backtest_and_evaluation_alike() -> None:
+    dataset = synthetic.dataset()
+    fee = {"kind": "per_share", "per_share": 0.0, "minimum": 60_000.0}
+    environment = synthetic.experiment(environment={"costs": {"fee": fee}}).environment
+    test = dataset.folds[0].test
+    assert len(test) > 1
+    result = backtest(dataset, test, environment, LongOnce())
+    assert result.summary["terminated"]
+    assert result.summary["fills"]["slice_end"] == 1
+    assert result.row[-1] + 1 in test[:-1, 1]
+    equity = evaluation_equity(
+        LongOnce(), dataset.market, dataset.features[:, 0], test, environment
+    )
+    assert equity.tolist() == result.equity.tolist()
+    assert equity[-1] == 0.0

@@ -172,14 +172,16 @@ class Account:
         self.seen["fee maximum"] += fee > rules.fee_maximum_fraction * notional
         return self.fee_scale * min(fee, rules.fee_maximum_fraction * notional)
 
-    def trade(self, n: int, quantity: float, reference: float, reason: str) -> None:
-        """Fill a signed quantity at a reference price, slippage against the trader."""
+    def trade(
+        self, n: int, quantity: float, reference: float, reason: str, rested: bool = False
+    ) -> None:
+        """Fill a signed quantity at a reference price, slippage against who did not rest."""
         if quantity == 0.0:
             return
-        slip = 0.0 if reason == "take" else self.slip(n, quantity)
+        slip = 0.0 if rested else self.slip(n, quantity)
         price = reference * (1.0 + slip) if quantity > 0.0 else reference * (1.0 - slip)
         notional = abs(quantity) * price
-        fee = self.fee(quantity, notional, maker=reason == "take")
+        fee = self.fee(quantity, notional, maker=rested)
         slippage, held = abs(quantity) * abs(price - reference), self.quantity[n]
         if held == 0.0:
             self.entry[n] = price
@@ -306,16 +308,21 @@ def step(account: Account, now: Bar, then: Bar, orders: list[Order]) -> None:
         seen["leverage scaled"] += 1
         factor = max(0.0, most - held) / growth
         increase = [account.to_lot(n, leg * factor) for n, leg in enumerate(increase)]
+    set_now = set[int]()
     for n in traded:
         if increase[n] != 0.0 and not account.too_small(n, increase[n]):
             account.trade(n, increase[n], then.open[n], "order")
             account.set_brackets(n, orders[n])  # 3.
+            set_now.add(n)
     # 4a. Gaps
     for n in traded:
         stop, take = (touched(n, then.open[n]) for touched in (account.at_stop, account.at_take))
         if stop or take:
             seen["gap stop" if stop else "gap take"] += 1
-            account.trade(n, -account.quantity[n], then.open[n], "stop" if stop else "take")
+            rested = not stop and n not in set_now
+            seen["take that never rested"] += not stop and n in set_now
+            reason = "stop" if stop else "take"
+            account.trade(n, -account.quantity[n], then.open[n], reason, rested)
     # 4b. Margin at the open
     if account.margin_breached(then.open):
         for n in traded:
@@ -349,7 +356,7 @@ def step(account: Account, now: Bar, then: Bar, orders: list[Order]) -> None:
     # 4d. Take-profit
     for n in traded:
         if account.at_take(n, best[n]):
-            account.trade(n, -account.quantity[n], account.take[n], "take")
+            account.trade(n, -account.quantity[n], account.take[n], "take", rested=True)
     account.end()
 
 

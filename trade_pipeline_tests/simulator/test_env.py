@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from trade_pipeline.settings.environment import BracketActions, WeightActions
@@ -421,3 +422,17 @@ def test_a_portfolio_of_one_instrument_is_possible() -> None:
     )
     assert env.action_space.shape == (1,)
     assert len(play(env, 0)) == 1 + 2 * 30
+
+
+def test_flat_actions_train_with_stable_baselines3_and_walk_as_dict_actions() -> None:
+    chosen = environment_settings(1)
+    flat, named = scalar_env(chosen, 3, flat_actions=True), scalar_env(chosen, 3)
+    assert isinstance(flat.action_space, gymnasium.spaces.MultiDiscrete)
+    sb3_check_env(flat)
+    PPO("MultiInputPolicy", flat, n_steps=32, batch_size=32, n_epochs=1).learn(64)
+    flat.reset(seed=5)
+    named.reset(seed=5)
+    for action in flat.mapping.sample(np.random.default_rng(0), 20):
+        one, other = flat.step(action), named.step(named.mapping.to_dict(action))
+        assert one[1:4] == other[1:4]
+        assert one[4] == other[4]

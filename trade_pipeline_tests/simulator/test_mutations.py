@@ -84,14 +84,14 @@ MUTATIONS = [
     Mutation(
         "take-profits slip",
         "accounting",
-        "slip = 0.0 if reason == TAKE else",
+        "slip = 0.0 if resting else",
         "slip = 0.0 if reason == SLICE_END else",
     ),
     Mutation(
         "take-profits pay as takers",
         "accounting",
-        "rate = balance.maker_rate if reason == TAKE",
-        "rate = balance.taker_rate if reason == TAKE",
+        "rate = balance.maker_rate if resting",
+        "rate = balance.taker_rate if resting",
     ),
     Mutation(
         "fee tiers look back 31 days",
@@ -220,6 +220,12 @@ MUTATIONS = [
         "orders",
         "np.floor(side * stop / tick_size)",
         "np.ceil(side * stop / tick_size)",
+    ),
+    Mutation(
+        "a take that never rested is a maker",
+        "intrabar",
+        "resting = not stopped and prices[SET_NOW, n] == 0.0",
+        "resting = not stopped",
     ),
     Mutation(
         "gaps fill at the level",

@@ -29,6 +29,7 @@ FIRED_AT_LEAST = {  # in every batch
     "liquidation": 400,
     "slice_end": 900,
     "gap stop": 600,
+    "take that never rested": 100,
     "gap take": 500,
     "liquidation at the open": 50,
     "liquidation at its level": 50,

@@ -255,54 +255,62 @@ def sharpes(equity: Any, decay: float, memory: Any = None) -> list[float]:
     return found
 
 
-def plain_sharpes(equity: Any, decay: float) -> list[float]:
-    """Moody and Saffell (2001), equations 9 to 11, and the cut."""
-    a = b = 0.0
-    found = []
+def plain_sharpes(equity: list[float], decay: float) -> list[float]:
+    """Changes of the moving Sharpe ratio over the decay, by plain Python."""
+    found, first, second, ratio = [], 0.0, 0.0, 0.0
     for before, after in pairwise(equity):
-        r = after / before - 1.0
-        if b - a**2 <= 1e-12 * b:
-            ratio = 0.0
-        else:
-            ratio = (b * (r - a) - a * (r**2 - b) / 2) / (b - a**2) ** 1.5
-        a, b = a + decay * (r - a), b + decay * (r**2 - b)
-        found.append(max(-10.0, min(10.0, ratio)))
+        change = after / before - 1
+        first = first + decay * (change - first)
+        second = second + decay * (change**2 - second)
+        new = first / math.sqrt(second - first**2) if second > first**2 else 0.0
+        found.append((new - ratio) / decay)
+        ratio = new
     return found
 
 
 def test_differential_sharpe_by_hand() -> None:
-    # R = 0.1: A = 0.01, B = 0.001. R = -0.1: dA = -0.11, dB = 0.009, B - A^2 = 0.0009
-    expected = (0.001 * -0.11 - 0.01 * 0.009 / 2) / 0.0009**1.5
+    # R = 0.1: A = 0.01, B = 0.001, S = 0.01 / sqrt(0.0009) = 1/3
+    # R = -0.1: A = 0.01 - 0.011 = -0.001, B = 0.0019, S = -0.001 / sqrt(0.001899)
     found = sharpes([100.0, 110.0, 99.0], decay=0.1)
-    assert found[0] == 0.0
-    assert found[1] == pytest.approx(expected, rel=1e-12)
-    assert expected == pytest.approx(-5.74, abs=0.01)
+    assert found[0] == pytest.approx(10 / 3)
+    assert found[1] == pytest.approx((-0.001 / math.sqrt(0.001899) - 1 / 3) / 0.1)
 
 
 @pytest.mark.parametrize("decay", [0.003, 0.01, 0.3, 0.9])
-def test_differential_sharpe_is_the_recursion_of_the_paper(decay: float) -> None:
+def test_differential_sharpe_is_the_change_of_the_moving_ratio(decay: float) -> None:
     rng = np.random.default_rng(7)
     equity = (1000 * np.exp(np.cumsum(rng.normal(1e-4, 0.01, 3000)))).tolist()
-    found = sharpes(equity, decay)
-    assert found == pytest.approx(plain_sharpes(equity, decay), rel=1e-9, abs=1e-9)
-    assert np.count_nonzero(np.abs(found) < 10) > 1500  # more than the cut is compared
+    assert sharpes(equity, decay) == pytest.approx(plain_sharpes(equity, decay), rel=1e-9, abs=1e-9)
 
 
-def test_differential_sharpe_adds_up_to_the_moving_sharpe_ratio() -> None:
-    decay = 1e-3
-    rng = np.random.default_rng(11)
-    equity = 1000 * np.exp(np.cumsum(rng.normal(2e-3, 0.01, 8001)))
-    changes = equity[1:] / equity[:-1] - 1
-    found = sharpes(equity.tolist(), decay)
+def test_differential_sharpe_is_to_first_order_that_of_moody_and_saffell() -> None:
+    decay = 1e-5
+    rng = np.random.default_rng(7)
+    changes = rng.normal(1e-4, 0.01, 200_000)
+    equity = (1000 * np.cumprod(1 + changes)).tolist()
+    found = sharpes([1000.0, *equity], decay)
+    first, second = 0.0, 0.0
+    for number, change in enumerate(changes):
+        first_step, second_step = change - first, change**2 - second
+        if number > 190_000:
+            paper = (second * first_step - first * second_step / 2) / (second - first**2) ** 1.5
+            assert found[number] == pytest.approx(paper, rel=1e-2, abs=1e-3)
+        first, second = first + decay * first_step, second + decay * second_step
 
-    def ratio(steps: int) -> float:
-        weight = decay * (1 - decay) ** np.arange(steps)[::-1]
-        first, second = (weight * changes[:steps]).sum(), (weight * changes[:steps] ** 2).sum()
-        return float(first / np.sqrt(second - first**2))
 
-    # To first order in the decay, hence the tolerance
-    gained = decay * sum(found[3000:8000])
-    assert gained == pytest.approx(ratio(8000) - ratio(3000), abs=0.02)
+def test_differential_sharpe_adds_up_so_that_losing_cannot_pay() -> None:
+    decay = 0.01
+    for equity in (
+        [1000.0, 1000.0 * (1 - 1e-9), 990.0],  # a small loss, then a larger one
+        [1000.0, 999.0, *np.linspace(999.0, 990.0, 20).tolist()],
+        [1000.0] * 50 + [999.0, 998.0],
+    ):
+        total = decay * sum(sharpes(equity, decay))
+        changes = np.diff(equity) / equity[:-1]
+        weights = decay * (1 - decay) ** np.arange(len(changes))[::-1]
+        first, second = (weights * changes).sum(), (weights * changes**2).sum()
+        assert total == pytest.approx(first / math.sqrt(second - first**2))
+        assert total < 0
 
 
 def test_differential_sharpe_ranks_a_smooth_path_above_a_volatile_one() -> None:
@@ -334,7 +342,9 @@ def test_differential_sharpe_outlives_any_number_of_bars_without_a_position() ->
 def test_ruin_is_a_return_of_minus_one_and_nothing_after_it() -> None:
     memory = np.zeros(1, MEMORY)
     equity = [100.0, 101.0, 100.0, 102.0]
-    assert sharpes([*equity, 0.0], 0.1, memory)[-1] == -10.0
+    found = sharpes([*equity, 0.0], 0.1, memory)
+    assert found == pytest.approx(plain_sharpes([*equity, 0.0], 0.1))
+    assert found[-1] < -5
     moments = memory[0].tolist()
     assert sharpes([0.0, 0.0], 0.1, memory) == [0.0]
     assert memory[0].tolist() == moments

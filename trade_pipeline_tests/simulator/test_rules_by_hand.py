@@ -528,3 +528,23 @@ def test_the_settings_give_the_same_rules_as_their_plain_numbers(
     expected = Rules.plain(2, **{**caps, **numbers})
     for name, mine, theirs in zip(expected._fields, Rules.of(settings, 2), expected, strict=True):
         np.testing.assert_array_equal(mine, theirs, err_msg=name)
+
+
+def test_a_take_that_its_own_bar_has_crossed_is_no_resting_order() -> None:
+    # Long 50 at 100 is worth 5,500 at 110; growing by a little must not sell all of it at 110 free
+    run = Run(
+        market([flat_bar(100), flat_bar(100), flat_bar(110), flat_bar(110)]),
+        equity=10_000.0,
+        tiers=[(0.0, 0.0, 10.0)],
+        slippage_bps=50,
+        max_leverage=2.0,
+    )
+    run.step(orders(0.5))
+    run.step(hold())
+    before = run.equity
+    grown = run.step(orders(0.55, take=0.005))
+    assert [fill.reason for fill in grown] == ["order", "take"]
+    # 110 less 50 bps is 109.45, and 10 bps of that for all that is sold
+    assert grown[1].price == pytest.approx(109.45)
+    assert grown[1].fee == pytest.approx(1e-3 * -grown[1].quantity * 109.45)
+    assert run.equity < before

@@ -232,6 +232,27 @@ def test_stratified_starts_take_their_labels_from_a_feature() -> None:
         start_labels(dataset, unknown, trial)
 
 
+def test_an_experiment_with_stratified_starts_trains_and_is_validated(tmp_path: Path) -> None:
+    original = synthetic.dataset()
+    labels = np.arange(len(original.ts)) % 3
+    features = np.concatenate([original.features[:, :, :1], labels[:, None, None]], axis=2)
+    dataset = replace(original, features=features.astype(np.float32))
+    starts = {"kind": "stratified", "label": dataset.feature_names[1]}
+    experiment = synthetic.experiment(environment={"starts": starts})
+    environment, algorithm = experiment.variant("base")
+    trained = train(
+        dataset=dataset,
+        environment=environment,
+        algorithm=algorithm,
+        trial=experiment.trials()["base.f0.s0"],
+        staging=ArtifactLocation(tmp_path, "one"),
+        report=lambda progress: None,
+        clock=ticking(0.01),
+        tensorboard=False,
+    )
+    assert trained.metrics["validation_return"] is not None
+
+
 def test_an_agent_learns_when_the_features_show_the_next_return(tmp_path: Path) -> None:
     dataset = synthetic.dataset()
     opened = dataset.open[:, 0]

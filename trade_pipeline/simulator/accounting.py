@@ -20,8 +20,8 @@ YEAR_MS = 365 * 86_400_000.0
 DAY_MS = 86_400_000
 
 # Rows of `prices`, float64 [PRICE_ROWS, N]: two bars as an account sees them, and room to work.
-NOW, OPEN, HIGH, LOW, CLOSE, VOLUME, FUNDING, TARGET, INCREASE, EXTREME, SET_NOW = range(11)
-PRICE_ROWS = 11
+NOW, OPEN, HIGH, LOW, CLOSE, VOLUME, FUNDING, TARGET, INCREASE, EXTREME, SET_NOW, TRADED = range(12)
+PRICE_ROWS = 12
 
 
 @compiled
@@ -35,6 +35,7 @@ def load(prices: FloatArray, bars: Any, row: int, scale: float, instruments: int
         prices[CLOSE, n] = bar.close
         prices[VOLUME, n] = bar.volume
         prices[FUNDING, n] = bar.funding
+        prices[TRADED, n] = bar.traded
         if scale != 1.0:
             for kind in range(OPEN, CLOSE + 1):
                 prices[kind, n] *= scale

@@ -17,6 +17,7 @@ from trade_pipeline.simulator.accounting import (
     SET_NOW,
     STOP,
     TAKE,
+    TRADED,
     VOLUME,
     fill,
     gross,
@@ -35,8 +36,6 @@ def open_gaps(
     count: int,
     rules: Rules,
     prices: FloatArray,
-    bars: Any,
-    row: int,
     instruments: int,
 ) -> int:
     """A bar that opens at or beyond a level trades at its open (a); NaN levels never match.
@@ -46,7 +45,7 @@ def open_gaps(
     """
     for n in range(instruments):
         position = positions[n]
-        if position.quantity == 0.0 or not bars[row, n].traded:
+        if position.quantity == 0.0 or prices[TRADED, n] == 0.0:
             continue
         side = 1.0 if position.quantity > 0 else -1.0
         price = prices[OPEN, n]
@@ -70,8 +69,6 @@ def liquidate(
     rules: Rules,
     prices: FloatArray,
     kind: int,
-    bars: Any,
-    row: int,
     instruments: int,
 ) -> int:
     """Close all that trades if margin is breached at the prices of that kind (b, c)."""
@@ -79,7 +76,7 @@ def liquidate(
     if worth(balance, positions, prices, kind, instruments) < margin:
         for n in range(instruments):
             position = positions[n]
-            if position.quantity != 0.0 and bars[row, n].traded:
+            if position.quantity != 0.0 and prices[TRADED, n] != 0.0:
                 quantity = -position.quantity
                 price = prices[kind, n]
                 volume = prices[VOLUME, n]
@@ -106,20 +103,18 @@ def inside_bar(
     count: int,
     rules: Rules,
     prices: FloatArray,
-    bars: Any,
-    row: int,
     instruments: int,
 ) -> int:
-    """Brackets and margin inside bar `row`, entry bar included; returns how many fills."""
+    """Brackets and margin inside the bar, entry bar included; returns how many fills."""
     if gross(positions, prices, OPEN, instruments) == 0.0:
         return count
     alone = instruments == 1
-    count = open_gaps(balance, positions, log, count, rules, prices, bars, row, instruments)
-    count = liquidate(balance, positions, log, count, rules, prices, OPEN, bars, row, instruments)
+    count = open_gaps(balance, positions, log, count, rules, prices, instruments)
+    count = liquidate(balance, positions, log, count, rules, prices, OPEN, instruments)
     for n in range(instruments):
         position = positions[n]
         prices[EXTREME, n] = prices[OPEN, n]
-        if position.quantity == 0.0 or not bars[row, n].traded:
+        if position.quantity == 0.0 or prices[TRADED, n] == 0.0:
             continue
         long = position.quantity > 0
         side = 1.0 if long else -1.0
@@ -151,13 +146,11 @@ def inside_bar(
             count += 1
     if not alone:
         before = count
-        count = liquidate(
-            balance, positions, log, count, rules, prices, EXTREME, bars, row, instruments
-        )
+        count = liquidate(balance, positions, log, count, rules, prices, EXTREME, instruments)
         balance.ambiguous += 1 if count > before else 0
     for n in range(instruments):
         position = positions[n]
-        if position.quantity == 0.0 or not bars[row, n].traded:
+        if position.quantity == 0.0 or prices[TRADED, n] == 0.0:
             continue
         long = position.quantity > 0
         side = 1.0 if long else -1.0

@@ -237,10 +237,8 @@ def step_one(
     start_ms = bars[row, 0].close_ts
     finance(balance, positions, rules, prices, start_ms, end_ms, instruments)
     choose_targets(positions, rules, orders, e, equity, prices, instruments)
-    count = trade_orders(
-        balance, positions, log, rules, orders, e, prices, bars, row + 1, instruments
-    )
-    count = inside_bar(balance, positions, log, count, rules, prices, bars, row + 1, instruments)
+    count = trade_orders(balance, positions, log, rules, orders, e, prices, instruments)
+    count = inside_bar(balance, positions, log, count, rules, prices, instruments)
     mark(balance, positions, prices, instruments)
     remember_volume(balance, daily_volume, e, rules)
     return count

@@ -17,6 +17,7 @@ from trade_pipeline.simulator.accounting import (
     ORDER,
     SET_NOW,
     TARGET,
+    TRADED,
     VOLUME,
     fill,
     gross,
@@ -127,17 +128,15 @@ def trade_orders(
     orders: Orders,
     e: int,
     prices: FloatArray,
-    bars: Any,
-    row: int,
     instruments: int,
 ) -> int:
-    """All reductions, then all increases under the leverage cap, at the open of `row` (2, 3)."""
+    """All reductions, then all increases under the leverage cap, at the open (2, 3)."""
     count = 0
     wanted = 0.0
     for n in range(instruments):
         prices[INCREASE, n] = 0.0
         prices[SET_NOW, n] = 0.0
-        if not bars[row, n].traded:
+        if prices[TRADED, n] == 0.0:
             continue
         held = positions[n].quantity
         price = prices[OPEN, n]

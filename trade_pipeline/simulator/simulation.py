@@ -43,6 +43,8 @@ from trade_pipeline.simulator.stepping import (
     renew_all,
 )
 
+SPARE_ROWS = 32
+
 
 class Ended(NamedTuple):
     """An episode that ended: sum of rewards, number of steps, whether the account was ruined."""
@@ -140,7 +142,8 @@ class Simulation:
         self.episodes = np.zeros(environments, EPISODE)
         self.episodes["last"] = -1
         self._resolved: dict[Callable[..., Any], Callable[..., Any]] = {}
-        self._prices = np.empty((threads, PRICE_ROWS, instruments))
+        # Rows to spare, so that no two threads write into one cache line.
+        self._prices = np.empty((threads, PRICE_ROWS + SPARE_ROWS, instruments))
         self._memories = np.zeros(environments, MEMORY)
         self._ended_account = np.zeros((environments, account_columns(instruments)), np.float32)
         self.seed(seed)
@@ -301,7 +304,7 @@ class Simulation:
         """Fresh arrays, so that nobody's observation changes later."""
         account = np.empty((count, self._ended_account.shape[1]), np.float32)
         if self.view == "index":
-            return {"row": np.empty((count, 1), np.int32), "account": account}
+            return {"account": account}
         shape = (count, self.settings.window, self.features.shape[1])
         return {"window": np.empty(shape, np.float32), "account": account}
 
@@ -316,5 +319,5 @@ class Simulation:
         self, seen: dict[str, npt.NDArray[Any]], row: IntArray
     ) -> dict[str, npt.NDArray[Any]]:
         if self.view == "index":
-            seen["row"][:, 0] = row
+            return {"row": row.astype(np.int32)[:, np.newaxis], **seen}
         return seen

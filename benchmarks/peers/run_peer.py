@@ -216,7 +216,7 @@ def torchtrade_env(prices: Prices, environments: int, window: int) -> Any:
 
 
 def torchtrade_ways(env: Any, environments: int, window: int) -> list[Way]:
-    """Through TorchRL's step with resets, and through the bare step that it wraps."""
+    """Through TorchRL's step with resets, as ours is timed."""
     import torch
 
     torch.manual_seed(1)
@@ -224,26 +224,15 @@ def torchtrade_ways(env: Any, environments: int, window: int) -> list[Way]:
     shape = (ACTIONS, environments) if env.batch_size else (ACTIONS,)
     actions = list(torch.randint(0, count, shape))
     state = env.reset()
-    bars = 0
 
     def with_resets(action: Any) -> None:
         nonlocal state
         state["action"] = action
         _, state = env.step_and_maybe_reset(state)
 
-    def bare(action: Any) -> None:
-        # Every episode is as long as the others, so one reset in an episode's length serves all.
-        nonlocal bars, state
-        state["action"] = action
-        found = env._step(state)
-        bars += 1
-        if bars >= EPISODE_BARS - 1 or (environments == 1 and bool(found["done"])):
-            state, bars = env.reset(), 0
-
     note = f"{type(env).__name__}, N={environments}, window {window}, long only"
     return [
         Way(stepping(with_resets, actions, environments), f"{note}, step_and_maybe_reset"),
-        Way(stepping(bare, actions, environments), f"{note}, bare _step"),
     ]
 
 

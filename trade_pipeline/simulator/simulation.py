@@ -249,18 +249,15 @@ class Simulation:
         self._run(observe_all, self._world, self._state, seen["account"], self._window(seen))
         return self._with_rows(seen, self.row)
 
-    def ended(self, environment: int) -> Ended:
-        """The episode that ended last."""
+    def ended(self, environment: int) -> tuple[Ended, dict[str, npt.NDArray[Any]]]:
+        """The episode that ended last, and the last thing seen in it."""
         _, _, _, _, first, row, reward, terminated = self.episodes[environment].item()
-        return Ended(reward, row - first, terminated)
-
-    def final_observation(self, environment: int) -> dict[str, npt.NDArray[Any]]:
-        """The last thing seen in the episode that ended last."""
-        row = int(self.episodes["ended_row"][environment])
-        account = {"account": self._ended_account[environment].copy()}
+        seen = {"account": self._ended_account[environment].copy()}
         if self.view == "index":
-            return {"row": np.array([row], np.int32), **account}
-        return {"window": self.features[row + 1 - self.settings.window : row + 1].copy(), **account}
+            seen["row"] = np.array([row], np.int32)
+        else:
+            seen["window"] = self.features[row + 1 - self.settings.window : row + 1].copy()
+        return Ended(reward, row - first, terminated), seen
 
     def _add_custom(self, rewards: FloatArray, equity_before: FloatArray) -> None:
         if self.reward.custom:

@@ -144,7 +144,9 @@ class TradingVecEnv(VecEnv):
             infos[e] = self._ended(e)
         if self._records:
             self._remember(dones)
-        return seen, (rewards * self.reward_scale).astype(np.float32), dones, infos
+        scaled = np.empty(self.num_envs, np.float32)
+        np.multiply(rewards, self.reward_scale, out=scaled, casting="same_kind")
+        return seen, scaled, dones, infos
 
     def close(self) -> None:
         """Nothing to release."""
@@ -218,9 +220,9 @@ class TradingVecEnv(VecEnv):
 
     def _ended(self, e: int) -> dict[str, Any]:
         """What there is to say of an episode that ended."""
-        ended = self.simulation.ended(e)
+        ended, seen = self.simulation.ended(e)
         return {
-            "terminal_observation": self.simulation.final_observation(e),
+            "terminal_observation": seen,
             "TimeLimit.truncated": not ended.terminated,
             "episode": {"r": ended.reward, "l": ended.length},
         }

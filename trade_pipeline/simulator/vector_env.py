@@ -104,7 +104,7 @@ class TradingVectorEnv(VectorEnv[Observations, npt.NDArray[Any], npt.NDArray[Any
         seen = np.full(self.num_envs, None, object)
         episodes = self.simulation.episodes
         for e in np.flatnonzero(dones).tolist():
-            seen[e] = self.simulation.final_observation(e)
+            _, seen[e] = self.simulation.ended(e)
         length = episodes["ended_row"] - episodes["ended_first"]
         return {
             "final_obs": seen,

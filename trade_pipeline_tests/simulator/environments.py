@@ -201,7 +201,7 @@ def courses_of(run: Simulation, actions: np.ndarray) -> list[list[Moment]]:
         rewards, dones, seen = run.advance()
         for e, course in enumerate(courses):
             now = {name: values[e] for name, values in seen.items()}
-            ended = run.final_observation(e) if dones[e] else now
+            ended = run.ended(e)[1] if dones[e] else now
             # The account has already begun anew; its last equity is in the final observation
             equity = np.float64(run.account.equity[e]).tobytes() if not dones[e] else b""
             course.append(

@@ -496,7 +496,7 @@ def test_windows_gathered_at_the_row_are_the_windows_observed(instruments: int) 
         for chosen_actions in actions:
             run.mapping.to_orders(chosen_actions, run.orders)
             _, dones, now = run.advance()
-            seen[-1] += [now, *(run.final_observation(e) for e in np.flatnonzero(dones))]
+            seen[-1] += [now, *(run.ended(e)[1] for e in np.flatnonzero(dones))]
     ended = 0
     for window, row in zip(*seen, strict=True):
         assert row["row"].dtype == np.int32
@@ -704,7 +704,7 @@ def test_nothing_but_numbers_is_seen_or_earned_up_to_ruin(
         assert not run.account.terminated.any()
         assert (run.account.equity[dones] == chosen.initial_equity).all()
         for e in np.flatnonzero(dones):
-            last = run.final_observation(e)
+            last = run.ended(e)[1]
             assert all(np.isfinite(values).all() for values in last.values())
             assert np.isfinite(run.episodes["ended_reward"][e])
         for e in range(4):

@@ -66,7 +66,7 @@ MUTATIONS = [
     Mutation(
         "orders fill on untraded bars",
         "orders",
-        "if not bars[row, n].traded:",
+        "if prices[TRADED, n] == 0.0:",
         "if False:",
     ),
     Mutation(
@@ -275,8 +275,8 @@ MUTATIONS = [
     Mutation(
         "cross margin at the opens alone",
         "intrabar",
-        "prices, EXTREME, bars, row,",
-        "prices, OPEN, bars, row,",
+        "prices, EXTREME, instruments",
+        "prices, OPEN, instruments",
     ),
     Mutation(
         "what two levels of a bar leave open is not counted",

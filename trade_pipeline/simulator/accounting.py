@@ -162,6 +162,25 @@ def fill(
 
 
 @compiled
+def close_position(
+    balance: Any,
+    positions: Any,
+    n: int,
+    log: Any,
+    count: int,
+    rules: Rules,
+    price: float,
+    volume: float,
+    reason: int,
+    resting: bool,
+) -> int:
+    """Trade all of instrument n away, as fill number `count`; returns how many fills there are."""
+    quantity = -positions[n].quantity
+    fill(balance, positions[n], log[count], rules, n, quantity, price, volume, reason, resting)
+    return count + 1
+
+
+@compiled
 def worth(balance: Any, positions: Any, prices: FloatArray, kind: int, instruments: int) -> float:
     """Cash and positions at the prices of that kind."""
     total = balance.cash

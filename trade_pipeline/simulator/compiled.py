@@ -31,11 +31,6 @@ def compiled(function: Compiled) -> Compiled:
     return cast(Compiled, _compile(function, forceinline=True))
 
 
-def compiled_apart(function: Compiled) -> Compiled:
-    """Like `compiled`, for a function so large and often called that copies of it cost more."""
-    return cast(Compiled, _compile(function))
-
-
 def compiled_parallel(function: Compiled) -> Compiled:
     """Like `compiled`, with `numba.prange` over threads."""
     return cast(Compiled, _compile(function, parallel=True))

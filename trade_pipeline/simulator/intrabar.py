@@ -19,7 +19,7 @@ from trade_pipeline.simulator.accounting import (
     TAKE,
     TRADED,
     VOLUME,
-    fill,
+    close_position,
     gross,
     worth,
 )
@@ -53,10 +53,10 @@ def open_gaps(
         if stopped or side * price >= side * position.take_price:
             reason = STOP if stopped else TAKE
             resting = not stopped and prices[SET_NOW, n] == 0.0
-            quantity = -position.quantity
             volume = prices[VOLUME, n]
-            fill(balance, position, log[count], rules, n, quantity, price, volume, reason, resting)
-            count += 1
+            count = close_position(
+                balance, positions, n, log, count, rules, price, volume, reason, resting
+            )
     return count
 
 
@@ -77,13 +77,11 @@ def liquidate(
         for n in range(instruments):
             position = positions[n]
             if position.quantity != 0.0 and prices[TRADED, n] != 0.0:
-                quantity = -position.quantity
                 price = prices[kind, n]
                 volume = prices[VOLUME, n]
-                record = log[count]
-                reason = LIQUIDATION
-                fill(balance, position, record, rules, n, quantity, price, volume, reason, False)
-                count += 1
+                count = close_position(
+                    balance, positions, n, log, count, rules, price, volume, LIQUIDATION, False
+                )
     return count
 
 
@@ -140,10 +138,10 @@ def inside_bar(
                 reason = LIQUIDATION
                 closes = True
         if closes:
-            quantity = -position.quantity
             volume = prices[VOLUME, n]
-            fill(balance, position, log[count], rules, n, quantity, price, volume, reason, False)
-            count += 1
+            count = close_position(
+                balance, positions, n, log, count, rules, price, volume, reason, False
+            )
     if not alone:
         before = count
         count = liquidate(balance, positions, log, count, rules, prices, EXTREME, instruments)
@@ -159,8 +157,8 @@ def inside_bar(
         best = high if long else low
         price = position.take_price
         if side * best >= side * price:
-            quantity = -position.quantity
             volume = prices[VOLUME, n]
-            fill(balance, position, log[count], rules, n, quantity, price, volume, TAKE, True)
-            count += 1
+            count = close_position(
+                balance, positions, n, log, count, rules, price, volume, TAKE, True
+            )
     return count

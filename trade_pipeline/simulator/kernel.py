@@ -17,7 +17,7 @@ from trade_pipeline.simulator.accounting import (
     VOLUME,
     choose_fee_tier,
     clear,
-    fill,
+    close_position,
     finance,
     flatten,
     load,
@@ -369,14 +369,11 @@ def _close_out(
         load(prices, bars, row[e], balance.price_scale, bars.shape[1])
         choose_fee_tier(balance, daily_volume, e, rules, bars[row[e], 0].close_ts)
         for n in range(bars.shape[1]):
-            position = positions[e, n]
-            if position.quantity != 0.0:
-                record = records[e, counts[e]]
-                quantity = -position.quantity
-                price = prices[CLOSE, n]
-                volume = prices[VOLUME, n]
-                reason = SLICE_END
-                fill(balance, position, record, rules, n, quantity, price, volume, reason, False)
-                counts[e] += 1
+            if positions[e, n].quantity != 0.0:
+                price, volume = prices[CLOSE, n], prices[VOLUME, n]
+                log, held, count = records[e], positions[e], counts[e]
+                counts[e] = close_position(
+                    balance, held, n, log, count, rules, price, volume, SLICE_END, False
+                )
         mark(balance, positions[e], prices, bars.shape[1])
         remember_volume(balance, daily_volume, e, rules)

@@ -280,6 +280,33 @@ def observe_all(world: World, state: State, account: Float32Array, window: Float
 
 
 @compiled
+def advance_accounts(
+    world: World,
+    rules: Rules,
+    choices: Choices,
+    starts: Starts,
+    state: State,
+    orders: Orders,
+    weights: Weights,
+    rewards: FloatArray,
+    dones: BoolArray,
+    account: Float32Array,
+    window: Float32Array,
+    room: FloatArray,
+    instruments: int,
+    first: int,
+    last: int,
+) -> None:
+    """Accounts [first, last) carry out their orders, begin anew where they ended, and look."""
+    fetch_bars(world.bars, state.row, first, last, room)
+    for e in range(first, last):
+        act_account(world, rules, weights, state, orders, e, rewards, dones, room, instruments)
+        renew_account(
+            world, rules, choices, starts, state, orders, e, dones[e], account, window, instruments
+        )
+
+
+@compiled
 def advance_all(
     world: World,
     rules: Rules,
@@ -295,14 +322,25 @@ def advance_all(
     prices: FloatArray,
     several: int | None,
 ) -> None:
-    """Every account carries out its orders, begins anew if its episode has ended, and looks."""
+    """`advance_accounts` for everyone; `several` is N, or None for one instrument."""
     instruments = 1 if several is None else several
-    fetch_bars(world.bars, state.row, 0, state.row.shape[0], prices[0])
-    for e in range(state.row.shape[0]):
-        act_account(world, rules, weights, state, orders, e, rewards, dones, prices[0], instruments)
-        renew_account(
-            world, rules, choices, starts, state, orders, e, dones[e], account, window, instruments
-        )
+    advance_accounts(
+        world,
+        rules,
+        choices,
+        starts,
+        state,
+        orders,
+        weights,
+        rewards,
+        dones,
+        account,
+        window,
+        prices[0],
+        instruments,
+        0,
+        state.row.shape[0],
+    )
 
 
 @compiled_parallel
@@ -326,23 +364,20 @@ def advance_all_on_threads(
     environments = state.row.shape[0]
     for thread in numba.prange(threads):
         instruments = 1 if several is None else several
-        first = environments * thread // threads
-        last = environments * (thread + 1) // threads
-        fetch_bars(world.bars, state.row, first, last, prices[thread])
-        for e in range(first, last):
-            act_account(
-                world, rules, weights, state, orders, e, rewards, dones, prices[thread], instruments
-            )
-            renew_account(
-                world,
-                rules,
-                choices,
-                starts,
-                state,
-                orders,
-                e,
-                dones[e],
-                account,
-                window,
-                instruments,
-            )
+        advance_accounts(
+            world,
+            rules,
+            choices,
+            starts,
+            state,
+            orders,
+            weights,
+            rewards,
+            dones,
+            account,
+            window,
+            prices[thread],
+            instruments,
+            environments * thread // threads,
+            environments * (thread + 1) // threads,
+        )

@@ -45,7 +45,7 @@ def compiled(function):
     return plain
 
 
-compiled_apart = compiled_parallel = compiled
+compiled_parallel = compiled
 '''
 
 

@@ -1,8 +1,7 @@
-"""One account's money: fills with fee and slippage, financing, marking to market.
+"""Accounts' money: fills with fee and slippage, financing, marking to market.
 
-Compiled functions on one account: `balance` is its BALANCE record, `positions` its POSITION
-records [N], `position` one of them, `prices` the arrays that `load` fills. `instruments` is N: a
-caller that writes 1 gets loops without looping. Numbers in comments are sections of
+Compiled functions on the lanes of a block, see `lanes`: `block` is a BLOCK, `holdings` HOLDING [N],
+`holding` one of them, `lanes` how many accounts there are. Numbers in comments are sections of
 docs/simulator.md. Start at `fill`.
 """
 
@@ -11,242 +10,174 @@ from typing import Any
 import numpy as np
 
 from trade_pipeline.simulator.compiled import compiled
-from trade_pipeline.simulator.market import FloatArray
+from trade_pipeline.simulator.costs import fee_of, slippage_fraction
+from trade_pipeline.simulator.lanes import CLOSE, NOW
 from trade_pipeline.simulator.rules import Rules
-from trade_pipeline.simulator.state import REASONS, VOLUME_DAYS
+from trade_pipeline.simulator.state import REASONS
 
 ORDER, STOP, TAKE, LIQUIDATION, SLICE_END = range(len(REASONS))
 YEAR_MS = 365 * 86_400_000.0
-DAY_MS = 86_400_000
-
-# Rows of `prices`, float64 [PRICE_ROWS, N]: two bars as an account sees them, and room to work.
-NOW, OPEN, HIGH, LOW, CLOSE, VOLUME, FUNDING, TARGET, INCREASE, EXTREME, SET_NOW, TRADED = range(12)
-PRICE_ROWS = 12
 
 
 @compiled
-def load(prices: FloatArray, bars: Any, row: int, scale: float, instruments: int) -> None:
-    """Bar `row` into `prices`, in the prices of an account with that scale."""
-    for n in range(instruments):
-        bar = bars[row, n]
-        prices[OPEN, n] = bar.open
-        prices[HIGH, n] = bar.high
-        prices[LOW, n] = bar.low
-        prices[CLOSE, n] = bar.close
-        prices[VOLUME, n] = bar.volume
-        prices[FUNDING, n] = bar.funding
-        prices[TRADED, n] = bar.traded
-        if scale != 1.0:
-            for kind in range(OPEN, CLOSE + 1):
-                prices[kind, n] *= scale
-            prices[VOLUME, n] /= scale
+def choose(block: Any, flags: Any, lanes: int) -> int:
+    """List the lanes whose flag is not 0 in `block.chosen`; returns how many there are."""
+    chosen = block.chosen
+    count = 0
+    for k in range(lanes):
+        chosen[count] = k
+        count += int(flags[k] != 0.0)
+    return count
 
 
 @compiled
-def to_lot(quantity: float, lot_size: float) -> float:
-    """Rounded toward zero to a multiple of the lot; lot 0 leaves it."""
-    return np.trunc(quantity / lot_size) * lot_size if lot_size > 0 else quantity
+def fill(block: Any, holding: Any, records: Any, rules: Rules, n: int, lanes: int) -> int:
+    """Carry out `holding.trade` at `holding.at` in the lanes where it is not 0.
+
+    A trade grows or reduces the position, never both.
+
+    Args:
+        block: BLOCK.
+        holding: of instrument n.
+        records: FILL [.., 4N] of the block's accounts, written.
+        rules: costs and limits.
+        n: the instrument.
+        lanes: how many accounts.
+
+    Returns:
+        In how many lanes something traded; `block.chosen` lists them.
+    """
+    count = choose(block, holding.trade, lanes)
+    if count == 0:
+        return 0
+    for k in range(lanes):
+        quantity = holding.trade[k]
+        price = holding.at[k]
+        resting = holding.resting[k] != 0.0
+        held = holding.quantity[k]
+        entry = holding.entry_price[k]
+        stop = holding.stop_price[k]
+        take = holding.take_price[k]
+        maker_rate = block.maker_rate[k]
+        taker_rate = block.taker_rate[k]
+        fee_scale = block.fee_scale[k]
+        slippage_scale = block.slippage_scale[k]
+        volume = holding.volume[k]
+
+        fills = quantity != 0.0
+        size = abs(quantity)
+        slip = slippage_fraction(slippage_scale, rules, size, volume)
+        slip = 0.0 if resting else slip
+        fill_price = price * (1.0 + (slip if quantity > 0 else -slip))
+        notional = size * fill_price
+        rate = maker_rate if resting else taker_rate
+        fee = fee_of(fee_scale, rate, rules, size, notional)
+        slippage = size * abs(fill_price - price)
+
+        after = held + quantity
+        grown = (abs(held) * entry + notional) / (abs(held) + size)
+        entry_after = grown if (held > 0) == (quantity > 0) else entry
+        entry_after = fill_price if held == 0.0 else entry_after
+        ends = fills & (after == 0.0)  # no position, so no entry and no levels
+        entry_after = np.nan if ends else entry_after
+        holding.quantity[k] = after if fills else held
+        holding.entry_price[k] = entry_after if fills else entry
+        holding.stop_price[k] = np.nan if ends else stop
+        holding.take_price[k] = np.nan if ends else take
+        paid = quantity * fill_price + fee
+        block.cash[k] -= paid if fills else 0.0
+        block.fees[k] += fee if fills else 0.0
+        block.slippage[k] += slippage if fills else 0.0
+        block.traded_notional[k] += notional if fills else 0.0
+        holding.fill_price[k] = fill_price
+        holding.fee[k] = fee
+        holding.slippage[k] = slippage
+    for i in range(count):
+        k = block.chosen[i]
+        record = records[k, block.fills[k]]
+        record.instrument = n
+        record.quantity = holding.trade[k]
+        record.price = holding.fill_price[k]
+        record.fee = holding.fee[k]
+        record.slippage = holding.slippage[k]
+        record.reason = int(holding.reason[k])
+        block.fills[k] += 1
+    return count
 
 
 @compiled
-def flatten(position: Any) -> None:
-    """No position, so no entry and no levels."""
-    position.quantity = 0.0
-    position.entry_price = np.nan
-    position.stop_price = np.nan
-    position.take_price = np.nan
+def value(block: Any, holdings: Any, kind: int, lanes: int) -> None:
+    """`block.worth`, cash and positions at the prices of that kind, and `block.gross`."""
+    for k in range(lanes):
+        block.worth[k] = block.cash[k]
+        block.gross[k] = 0.0
+    for n in range(holdings.shape[0]):
+        holding = holdings[n]
+        for k in range(lanes):
+            quantity = holding.quantity[k]
+            price = holding.price[kind, k]
+            block.worth[k] += quantity * price
+            block.gross[k] += abs(quantity) * price
 
 
 @compiled
-def clear(balance: Any) -> None:
-    """Forget what the last step cost and traded."""
-    balance.fees = 0.0
-    balance.slippage = 0.0
-    balance.financing = 0.0
-    balance.traded_notional = 0.0
-
-
-@compiled
-def choose_fee_tier(
-    balance: Any, daily_volume: FloatArray, e: int, rules: Rules, close_ts: int
-) -> None:
-    """The rates that the volume of the last 30 days has earned (2)."""
-    tiers = rules.fee_tiers
-    tier = 0
-    if tiers.shape[0] > 1:
-        day = close_ts // DAY_MS
-        passed = min(day - balance.volume_day, VOLUME_DAYS)
-        for k in range(passed):
-            daily_volume[e, (day - k) % VOLUME_DAYS] = 0.0
-        balance.volume_day = day
-        volume = 0.0
-        for k in range(VOLUME_DAYS):
-            volume += daily_volume[e, k]
-        while tier + 1 < tiers.shape[0] and tiers[tier + 1, 0] <= volume:
-            tier += 1
-    balance.maker_rate = tiers[tier, 1]
-    balance.taker_rate = tiers[tier, 2]
-
-
-@compiled
-def remember_volume(balance: Any, daily_volume: FloatArray, e: int, rules: Rules) -> None:
-    """Count what the step traded towards its day."""
-    if rules.fee_tiers.shape[0] > 1:
-        daily_volume[e, balance.volume_day % VOLUME_DAYS] += balance.traded_notional
-
-
-@compiled
-def slippage_fraction(balance: Any, rules: Rules, size: float, volume: float) -> float:
-    """How much worse than the market's price a trade of that size fills (2)."""
-    fraction = rules.slippage
-    if rules.impact > 0:
-        share = size / volume if size < volume else 1.0
-        fraction += rules.impact * np.sqrt(share)
-    return float(balance.slippage_scale * fraction)
-
-
-@compiled
-def fee_of(balance: Any, rules: Rules, size: float, notional: float, resting: bool) -> float:
-    """What a fill pays (2); an order that rested in the book pays as a maker."""
-    rate = balance.maker_rate if resting else balance.taker_rate
-    fee = rate * notional
-    if rules.fee_per_share > 0:
-        fee += rules.fee_per_share * size
-    if rules.fee_minimum > 0:
-        fee = max(fee, rules.fee_minimum)
-    if rules.fee_maximum_fraction < np.inf:
-        fee = min(fee, rules.fee_maximum_fraction * notional)
-    return float(balance.fee_scale * fee)
-
-
-@compiled
-def fill(
-    balance: Any,
-    position: Any,
-    record: Any,
-    rules: Rules,
-    instrument: int,
-    quantity: float,
-    price: float,
-    volume: float,
-    reason: int,
-    resting: bool,
-) -> None:
-    """Trade a signed quantity that grows or reduces the position, never both."""
-    size = abs(quantity)
-    slip = 0.0 if resting else slippage_fraction(balance, rules, size, volume)
-    fill_price = price * (1.0 + (slip if quantity > 0 else -slip))
-    notional = size * fill_price
-    fee = fee_of(balance, rules, size, notional, resting)
-    slippage = size * abs(fill_price - price)
-
-    held = position.quantity
-    position.quantity = held + quantity
-    if held == 0.0:
-        position.entry_price = fill_price
-    elif (held > 0) == (quantity > 0):
-        cost = abs(held) * position.entry_price + notional
-        position.entry_price = cost / (abs(held) + size)
-    elif position.quantity == 0.0:
-        flatten(position)
-    balance.cash -= quantity * fill_price + fee
-    balance.fees += fee
-    balance.slippage += slippage
-    balance.traded_notional += notional
-    record.instrument = instrument
-    record.quantity = quantity
-    record.price = fill_price
-    record.fee = fee
-    record.slippage = slippage
-    record.reason = reason
-
-
-@compiled
-def close_position(
-    balance: Any,
-    positions: Any,
-    n: int,
-    log: Any,
-    count: int,
-    rules: Rules,
-    price: float,
-    volume: float,
-    reason: int,
-    resting: bool,
-) -> int:
-    """Trade all of instrument n away, as fill number `count`; returns how many fills there are."""
-    quantity = -positions[n].quantity
-    fill(balance, positions[n], log[count], rules, n, quantity, price, volume, reason, resting)
-    return count + 1
-
-
-@compiled
-def worth(balance: Any, positions: Any, prices: FloatArray, kind: int, instruments: int) -> float:
-    """Cash and positions at the prices of that kind."""
-    total = balance.cash
-    for n in range(instruments):
-        total += positions[n].quantity * prices[kind, n]
-    return float(total)
-
-
-@compiled
-def gross(positions: Any, prices: FloatArray, kind: int, instruments: int) -> float:
-    """Absolute position value at the prices of that kind."""
-    total = 0.0
-    for n in range(instruments):
-        total += abs(positions[n].quantity) * prices[kind, n]
-    return total
-
-
-@compiled
-def fundings_between(start_ms: int, end_ms: int, every_ms: int) -> int:
-    """How many multiples of `every_ms` lie in [start, end)."""
-    return (end_ms - 1) // every_ms - (start_ms - 1) // every_ms
-
-
-@compiled
-def finance(
-    balance: Any,
-    positions: Any,
-    rules: Rules,
-    prices: FloatArray,
-    start_ms: int,
-    end_ms: int,
-    instruments: int,
-) -> None:
+def finance(block: Any, holdings: Any, rules: Rules, lanes: int) -> None:
     """Borrow, interest and funding on what is carried over the interval (0)."""
-    constant = 0.0
-    if rules.funding_rate != 0.0:
-        fundings = fundings_between(start_ms, end_ms, rules.funding_ms)
-        constant = rules.funding_rate * fundings
-    short = 0.0
-    paid = 0.0
-    for n in range(instruments):
-        value = positions[n].quantity * prices[NOW, n]
-        if value < 0.0:
-            short -= value
-        funding = prices[FUNDING, n] + constant
-        if funding != 0.0:
-            paid += value * funding
-    rate = rules.borrow_rate * short
-    if balance.cash < 0.0:
-        rate -= rules.interest_rate * balance.cash
-    elif rules.cash_rate > 0.0 and balance.cash > short:
-        rate -= rules.cash_rate * (balance.cash - short)
-    if rate != 0.0:
-        paid += (end_ms - start_ms) / YEAR_MS * rate
-    balance.financing = paid
-    balance.cash -= paid
+    for k in range(lanes):
+        block.short[k] = 0.0
+        block.paid[k] = 0.0
+    for n in range(holdings.shape[0]):
+        holding = holdings[n]
+        for k in range(lanes):
+            worth = holding.quantity[k] * holding.price[NOW, k]
+            block.short[k] -= worth if worth < 0.0 else 0.0
+            constant = rules.funding_rate * block.fundings[k] if rules.funding_rate != 0.0 else 0.0
+            funding = holding.funding[k] + constant
+            paid = worth * funding
+            block.paid[k] += paid if funding != 0.0 else 0.0
+    for k in range(lanes):
+        cash = block.cash[k]
+        short = block.short[k]
+        paid = block.paid[k]
+        elapsed_ms = block.elapsed_ms[k]
+        rate = rules.borrow_rate * short
+        owing = rate - rules.interest_rate * cash
+        earning = rate - rules.cash_rate * (cash - short)
+        earns = (rules.cash_rate > 0.0) & (cash > short)
+        rate = owing if cash < 0.0 else (earning if earns else rate)
+        interest = elapsed_ms / YEAR_MS * rate
+        paid += interest if rate != 0.0 else 0.0
+        block.financing[k] = paid
+        block.cash[k] = cash - paid
 
 
 @compiled
-def mark(balance: Any, positions: Any, prices: FloatArray, instruments: int) -> None:
+def mark(block: Any, holdings: Any, lanes: int) -> None:
     """Equity at the close; at or below zero it is exactly zero, for good (5)."""
-    balance.equity = worth(balance, positions, prices, CLOSE, instruments)
-    balance.peak_equity = max(balance.peak_equity, balance.equity)
-    if balance.equity <= 0.0:
-        balance.equity = 0.0
-        balance.cash = 0.0
-        balance.terminated = True
-        for n in range(instruments):
-            flatten(positions[n])
+    value(block, holdings, CLOSE, lanes)
+    for k in range(lanes):
+        equity = block.worth[k]
+        cash = block.cash[k]
+        block.peak_equity[k] = max(block.peak_equity[k], equity)
+        ruined = equity <= 0.0
+        block.equity[k] = 0.0 if ruined else equity
+        block.cash[k] = 0.0 if ruined else cash
+        block.flag[k] = 1.0 if ruined else 0.0
+    if choose(block, block.flag, lanes) == 0:
+        return
+    for n in range(holdings.shape[0]):
+        for k in range(lanes):
+            flatten_lane(holdings[n], k, block.flag[k])
+
+
+@compiled
+def flatten_lane(holding: Any, k: int, flag: float) -> None:
+    """No position, so no entry and no levels, if flagged."""
+    quantity = holding.quantity[k]
+    entry = holding.entry_price[k]
+    stop = holding.stop_price[k]
+    take = holding.take_price[k]
+    holding.quantity[k] = 0.0 if flag != 0.0 else quantity
+    holding.entry_price[k] = np.nan if flag != 0.0 else entry
+    holding.stop_price[k] = np.nan if flag != 0.0 else stop
+    holding.take_price[k] = np.nan if flag != 0.0 else take

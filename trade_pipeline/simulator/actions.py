@@ -15,7 +15,7 @@ from trade_pipeline.settings.environment import (
     EnvironmentSettings,
     WeightActions,
 )
-from trade_pipeline.simulator.compiled import compiled
+from trade_pipeline.simulator.compiled import SameTypes, compiled
 from trade_pipeline.simulator.market import FloatArray, IntArray
 from trade_pipeline.simulator.orders import Orders
 from trade_pipeline.simulator.randomness import Streams, next_below, next_unit
@@ -70,6 +70,7 @@ class BracketMapping:
         lists = (actions.sizes, actions.stops, actions.takes)
         self.nvec = np.array([directions, *(len(listed) for listed in lists)], np.int64)
         sizes, stops, takes = (_fractions(listed) for listed in lists)
+        self._decode = SameTypes(_decode_choices)
         self.choices = Choices(self.nvec, sizes, stops, takes, np.zeros(0), np.zeros(0))
         self.space: spaces.Space[Any] = spaces.MultiDiscrete(self.nvec)
         self.dict_space: spaces.Space[Any] = spaces.Dict(
@@ -95,7 +96,7 @@ class BracketMapping:
         if actions.dtype.kind not in "iu":
             raise ActionError(f"actions have dtype {actions.dtype}; choices are integers")
         orders = orders or Orders.room(len(actions), 1)
-        wrong = _decode_choices(self.choices, np.ascontiguousarray(actions, np.int64), orders)
+        wrong = self._decode(self.choices, np.ascontiguousarray(actions, np.int64), orders)
         if wrong >= 0:
             environment, key = divmod(int(wrong), len(ACTION_KEYS))
             raise ActionError(
@@ -133,6 +134,7 @@ class WeightMapping:
         lowest = -largest if actions.short else 0.0
         self.low = np.full(instruments, lowest, np.float32)
         self.high = np.full(instruments, largest, np.float32)
+        self._decode = SameTypes(_decode_weights)
         self.choices = Choices(
             np.zeros(0, np.int64),
             np.zeros(0),
@@ -162,7 +164,7 @@ class WeightMapping:
         if actions.ndim != 2 or actions.shape[1] != len(self.low):
             raise ActionError(f"actions have shape {actions.shape}; [E, {len(self.low)}] needed")
         orders = orders or Orders.room(*actions.shape)
-        wrong = _decode_weights(self.choices, np.ascontiguousarray(actions, np.float64), orders)
+        wrong = self._decode(self.choices, np.ascontiguousarray(actions, np.float64), orders)
         if wrong >= 0:
             environment, instrument = divmod(int(wrong), len(self.low))
             raise ActionError(
@@ -223,9 +225,13 @@ def order_weight(choices: Choices, orders: Orders, e: int, n: int, weight: float
 def _decode_choices(choices: Choices, actions: IntArray, orders: Orders) -> int:
     """Write the orders; the flat index of the first choice out of range, or -1."""
     for e in range(actions.shape[0]):
-        for k in range(actions.shape[1]):
-            if actions[e, k] < 0 or actions[e, k] >= choices.counts[k]:
-                return int(e * actions.shape[1] + k)
+        wrong = False  # one branch for four choices
+        for k in range(len(ACTION_KEYS)):
+            wrong |= (actions[e, k] < 0) | (actions[e, k] >= choices.counts[k])
+        if wrong:
+            for k in range(len(ACTION_KEYS)):
+                if actions[e, k] < 0 or actions[e, k] >= choices.counts[k]:
+                    return int(e * len(ACTION_KEYS) + k)
         order_choice(choices, orders, e, actions[e, 0], actions[e, 1], actions[e, 2], actions[e, 3])
     return -1
 

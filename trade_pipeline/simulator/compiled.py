@@ -12,6 +12,9 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numba.core.config
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 config: Any = numba.core.config  # its attributes are made at run time
 typeof: Any = numba.typeof
@@ -47,6 +50,46 @@ def resolved(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any
     compiled_function.compile(types)
     entry: Callable[..., Any] = compiled_function.overloads[types].entry_point
     return entry
+
+
+def _prefetch(_typing_context: Any, record: Any) -> Any:
+    """Have a record at hand soon, without waiting for it; only for compiled code.
+
+    It changes nothing but time, and the record need not exist.
+    """
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(32)
+        pointer = builder.bitcast(arguments[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        call = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        to_read, keep, data = number(0), number(3), number(1)
+        builder.call(call, [pointer, to_read, keep, data])
+
+    return types.void(record), generate
+
+
+prefetch: Any = intrinsic(_prefetch)
+
+
+class SameTypes:
+    """A compiled function that is always called with arguments of the same types, see `resolved`.
+
+    Copies and pickles find the compiled code again when they are called.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._entry: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function gives."""
+        if self._entry is None:
+            self._entry = resolved(self.function, *arguments)
+        return self._entry(*arguments)
+
+    def __reduce__(self) -> tuple[type["SameTypes"], tuple[Callable[..., Any]]]:
+        return SameTypes, (self.function,)
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:

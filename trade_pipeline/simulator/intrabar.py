@@ -1,7 +1,7 @@
 """Stops, take-profits and liquidation inside a bar.
 
-Compiled functions on one account, as in `accounting`; letters in comments are parts of section 4
-of docs/simulator.md. Start at `inside_bar`.
+Compiled functions on the lanes of a block, as in `accounting`; letters in comments are parts of
+section 4 of docs/simulator.md. Start at `inside_bar`.
 """
 
 from typing import Any
@@ -9,80 +9,69 @@ from typing import Any
 import numpy as np
 
 from trade_pipeline.simulator.accounting import (
-    EXTREME,
-    HIGH,
     LIQUIDATION,
-    LOW,
-    OPEN,
-    SET_NOW,
     STOP,
     TAKE,
-    TRADED,
-    VOLUME,
-    close_position,
-    gross,
-    worth,
+    choose,
+    fill,
+    value,
 )
 from trade_pipeline.simulator.compiled import compiled
-from trade_pipeline.simulator.market import FloatArray
+from trade_pipeline.simulator.lanes import EXTREME, HIGH, LOW, OPEN
 from trade_pipeline.simulator.rules import Rules
 
 
 @compiled
-def open_gaps(
-    balance: Any,
-    positions: Any,
-    log: Any,
-    count: int,
-    rules: Rules,
-    prices: FloatArray,
-    instruments: int,
-) -> int:
+def open_gaps(block: Any, holdings: Any, records: Any, rules: Rules, lanes: int) -> None:
     """A bar that opens at or beyond a level trades at its open (a); NaN levels never match.
 
     A take-profit that this bar's order set never rested: where the open has crossed it already, an
     agent could otherwise leave at the open without slippage by growing a little.
     """
-    for n in range(instruments):
-        position = positions[n]
-        if position.quantity == 0.0 or prices[TRADED, n] == 0.0:
-            continue
-        side = 1.0 if position.quantity > 0 else -1.0
-        price = prices[OPEN, n]
-        stopped = side * price <= side * position.stop_price
-        if stopped or side * price >= side * position.take_price:
-            reason = STOP if stopped else TAKE
-            resting = not stopped and prices[SET_NOW, n] == 0.0
-            volume = prices[VOLUME, n]
-            count = close_position(
-                balance, positions, n, log, count, rules, price, volume, reason, resting
-            )
-    return count
+    for n in range(holdings.shape[0]):
+        holding = holdings[n]
+        for k in range(lanes):
+            quantity = holding.quantity[k]
+            price = holding.price[OPEN, k]
+            stop = holding.stop_price[k]
+            take = holding.take_price[k]
+            set_now = holding.set_now[k] != 0.0
+            side = 1.0 if quantity > 0 else -1.0
+            stopped = side * price <= side * stop
+            closes = stopped | (side * price >= side * take)
+            closes = closes & (holding.traded[k] != 0.0)
+            rested = (not stopped) & (not set_now)
+            holding.trade[k] = -quantity if closes else 0.0
+            holding.at[k] = price
+            holding.resting[k] = 1.0 if rested else 0.0
+            holding.reason[k] = STOP if stopped else TAKE
+        fill(block, holding, records, rules, n, lanes)
 
 
 @compiled
-def liquidate(
-    balance: Any,
-    positions: Any,
-    log: Any,
-    count: int,
-    rules: Rules,
-    prices: FloatArray,
-    kind: int,
-    instruments: int,
-) -> int:
-    """Close all that trades if margin is breached at the prices of that kind (b, c)."""
-    margin = rules.maintenance_margin * gross(positions, prices, kind, instruments)
-    if worth(balance, positions, prices, kind, instruments) < margin:
-        for n in range(instruments):
-            position = positions[n]
-            if position.quantity != 0.0 and prices[TRADED, n] != 0.0:
-                price = prices[kind, n]
-                volume = prices[VOLUME, n]
-                count = close_position(
-                    balance, positions, n, log, count, rules, price, volume, LIQUIDATION, False
-                )
-    return count
+def liquidate(block: Any, holdings: Any, records: Any, rules: Rules, kind: int, lanes: int) -> int:
+    """Close all that trades if margin is breached at the prices of that kind (b, c).
+
+    Returns:
+        For how many accounts it is.
+    """
+    value(block, holdings, kind, lanes)
+    for k in range(lanes):
+        margin = rules.maintenance_margin * block.gross[k]
+        block.flag[k] = 1.0 if block.worth[k] < margin else 0.0
+    breached = choose(block, block.flag, lanes)
+    if breached > 0:
+        for n in range(holdings.shape[0]):
+            holding = holdings[n]
+            for k in range(lanes):
+                quantity = holding.quantity[k]
+                closes = (block.flag[k] != 0.0) & (holding.traded[k] != 0.0)
+                holding.trade[k] = -quantity if closes else 0.0
+                holding.at[k] = holding.price[kind, k]
+                holding.resting[k] = 0.0
+                holding.reason[k] = LIQUIDATION
+            fill(block, holding, records, rules, n, lanes)
+    return breached
 
 
 @compiled
@@ -94,71 +83,76 @@ def liquidation_level(cash: float, quantity: float, rules: Rules) -> float:
 
 
 @compiled
-def inside_bar(
-    balance: Any,
-    positions: Any,
-    log: Any,
-    count: int,
-    rules: Rules,
-    prices: FloatArray,
-    instruments: int,
-) -> int:
-    """Brackets and margin inside the bar, entry bar included; returns how many fills."""
-    if gross(positions, prices, OPEN, instruments) == 0.0:
-        return count
-    alone = instruments == 1
-    count = open_gaps(balance, positions, log, count, rules, prices, instruments)
-    count = liquidate(balance, positions, log, count, rules, prices, OPEN, instruments)
-    for n in range(instruments):
-        position = positions[n]
-        prices[EXTREME, n] = prices[OPEN, n]
-        if position.quantity == 0.0 or prices[TRADED, n] == 0.0:
-            continue
-        long = position.quantity > 0
-        side = 1.0 if long else -1.0
-        low = prices[LOW, n]
-        high = prices[HIGH, n]
-        worst = low if long else high
-        best = high if long else low
-        prices[EXTREME, n] = worst
-        price = position.stop_price
-        reason = STOP
-        closes = side * worst <= side * price
-        if closes and side * best >= side * position.take_price:
-            balance.ambiguous += 1
-        # The level costs a division: it is only worked out where the margin at the worst price
-        # leaves room for no more than a rounding error.
-        at_worst = position.quantity * worst
-        margin = rules.maintenance_margin * abs(at_worst)
-        room = balance.cash + at_worst - margin
-        if alone and room <= 1e-9 * (abs(balance.cash) + abs(at_worst)):
-            level = liquidation_level(balance.cash, position.quantity, rules)
-            if side * worst <= side * level and not (closes and side * price >= side * level):
-                price = level
-                reason = LIQUIDATION
-                closes = True
-        if closes:
-            volume = prices[VOLUME, n]
-            count = close_position(
-                balance, positions, n, log, count, rules, price, volume, reason, False
-            )
-    if not alone:
-        before = count
-        count = liquidate(balance, positions, log, count, rules, prices, EXTREME, instruments)
-        balance.ambiguous += 1 if count > before else 0
-    for n in range(instruments):
-        position = positions[n]
-        if position.quantity == 0.0 or prices[TRADED, n] == 0.0:
-            continue
-        long = position.quantity > 0
-        side = 1.0 if long else -1.0
-        low = prices[LOW, n]
-        high = prices[HIGH, n]
-        best = high if long else low
-        price = position.take_price
-        if side * best >= side * price:
-            volume = prices[VOLUME, n]
-            count = close_position(
-                balance, positions, n, log, count, rules, price, volume, TAKE, True
-            )
-    return count
+def touch_stops(block: Any, holdings: Any, records: Any, rules: Rules, lanes: int) -> None:
+    """Stops that the bar touches; alone, an instrument may reach its liquidation before (c)."""
+    alone = holdings.shape[0] == 1
+    for n in range(holdings.shape[0]):
+        holding = holdings[n]
+        for k in range(lanes):
+            quantity = holding.quantity[k]
+            opened = holding.price[OPEN, k]
+            low = holding.price[LOW, k]
+            high = holding.price[HIGH, k]
+            stop = holding.stop_price[k]
+            take = holding.take_price[k]
+            cash = block.cash[k]
+            long = quantity > 0
+            side = 1.0 if long else -1.0
+            worst = low if long else high
+            best = high if long else low
+            open_now = (quantity != 0.0) & (holding.traded[k] != 0.0)
+            holding.price[EXTREME, k] = worst if open_now else opened
+            closes = open_now & (side * worst <= side * stop)
+            both = closes & (side * best >= side * take)
+            block.ambiguous[k] += 1.0 if both else 0.0
+            # The level counts only where the margin at the worst price leaves room for no more
+            # than a rounding error.
+            at_worst = quantity * worst
+            margin = rules.maintenance_margin * abs(at_worst)
+            room = cash + at_worst - margin
+            level = liquidation_level(cash, quantity, rules)
+            reached = side * worst <= side * level
+            near = open_now & (room <= 1e-9 * (abs(cash) + abs(at_worst)))
+            nearer = not (closes & (side * stop >= side * level))
+            liquidated = near & reached & nearer if alone else False
+            holding.trade[k] = -quantity if closes | liquidated else 0.0
+            holding.at[k] = level if liquidated else stop
+            holding.resting[k] = 0.0
+            holding.reason[k] = LIQUIDATION if liquidated else STOP
+        fill(block, holding, records, rules, n, lanes)
+
+
+@compiled
+def touch_takes(block: Any, holdings: Any, records: Any, rules: Rules, lanes: int) -> None:
+    """Take-profits that the bar touches (d)."""
+    for n in range(holdings.shape[0]):
+        holding = holdings[n]
+        for k in range(lanes):
+            quantity = holding.quantity[k]
+            low = holding.price[LOW, k]
+            high = holding.price[HIGH, k]
+            take = holding.take_price[k]
+            long = quantity > 0
+            side = 1.0 if long else -1.0
+            best = high if long else low
+            closes = (side * best >= side * take) & (holding.traded[k] != 0.0)
+            holding.trade[k] = -quantity if closes else 0.0
+            holding.at[k] = take
+            holding.resting[k] = 1.0
+            holding.reason[k] = TAKE
+        fill(block, holding, records, rules, n, lanes)
+
+
+@compiled
+def inside_bar(block: Any, holdings: Any, records: Any, rules: Rules, lanes: int) -> None:
+    """Brackets and margin inside the bar, entry bar included."""
+    open_gaps(block, holdings, records, rules, lanes)
+    liquidate(block, holdings, records, rules, OPEN, lanes)
+    touch_stops(block, holdings, records, rules, lanes)
+    if holdings.shape[0] > 1:
+        for k in range(lanes):
+            block.part[k] = block.fills[k]
+        if liquidate(block, holdings, records, rules, EXTREME, lanes) > 0:
+            for k in range(lanes):
+                block.ambiguous[k] += 1.0 if block.fills[k] > block.part[k] else 0.0
+    touch_takes(block, holdings, records, rules, lanes)

@@ -9,25 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from trade_pipeline.simulator.accounting import (
-    CLOSE,
-    NOW,
-    PRICE_ROWS,
-    SLICE_END,
-    VOLUME,
-    choose_fee_tier,
-    clear,
-    close_position,
-    finance,
-    flatten,
-    load,
-    mark,
-    remember_volume,
-    to_lot,
-    worth,
-)
+from trade_pipeline.simulator.accounting import SLICE_END, fill, finance, mark, value
 from trade_pipeline.simulator.compiled import compiled
+from trade_pipeline.simulator.costs import to_lot
 from trade_pipeline.simulator.intrabar import inside_bar
+from trade_pipeline.simulator.lanes import (
+    CLOSE,
+    LANES,
+    NOW,
+    clear,
+    read_accounts,
+    room,
+    write_accounts,
+)
 from trade_pipeline.simulator.market import (
     BoolArray,
     FloatArray,
@@ -35,7 +29,14 @@ from trade_pipeline.simulator.market import (
     Market,
     MarketError,
 )
-from trade_pipeline.simulator.orders import Orders, choose_targets, set_brackets, trade_orders
+from trade_pipeline.simulator.orders import (
+    Orders,
+    bracket_levels,
+    choose_targets,
+    orders_between,
+    read_orders,
+    trade_orders,
+)
 from trade_pipeline.simulator.rules import Rules
 from trade_pipeline.simulator.state import (
     FILLS_PER_INSTRUMENT,
@@ -109,14 +110,8 @@ def step(
         orders,
         market.bars,
         row,
-        np.empty((PRICE_ROWS, market.instruments)),
-        several(market),
+        *room(1, market.instruments),
     )
-
-
-def several(market: Market) -> int | None:
-    """N, or None for one instrument, for which other code is compiled: without loops."""
-    return None if market.instruments == 1 else market.instruments
 
 
 def close_out(account: Account, market: Market, row: IntArray, rules: Rules, fills: Fills) -> None:
@@ -144,7 +139,7 @@ def close_out(account: Account, market: Market, row: IntArray, rules: Rules, fil
         rules,
         market.bars,
         row,
-        np.empty((PRICE_ROWS, market.instruments)),
+        *room(1, market.instruments),
     )
 
 
@@ -198,50 +193,55 @@ def _first_wrong(row: IntArray, orders: Orders, rows: int) -> int:
 
 
 @compiled
-def step_one(
-    balance: Any,
+def step_block(
+    block: Any,
+    holdings: Any,
+    balances: Any,
     positions: Any,
     daily_volume: FloatArray,
-    log: Any,
+    counts: IntArray,
+    records: Any,
     rules: Rules,
     orders: Orders,
-    e: int,
     bars: Any,
-    row: int,
-    prices: FloatArray,
-    instruments: int,
-) -> int:
-    """One account from the close of `row` to that of the next; returns how many fills.
+    row: IntArray,
+) -> None:
+    """A block of accounts from the close of their rows to that of the next.
 
     Args:
-        balance: its BALANCE record.
-        positions: its POSITION records [N].
-        daily_volume: of all accounts.
-        log: its FILL records.
+        block: BLOCK to work in.
+        holdings: HOLDING [N] to work in.
+        balances: BALANCE of the block's accounts, LANES at most; all that follow are theirs.
+        positions: POSITION [.., N].
+        daily_volume: as in `Account`.
+        counts: int64, becomes how many fills each account has.
+        records: FILL [.., 4N].
         rules: costs and limits.
-        orders: of all accounts.
-        e: which account it is.
+        orders: what they want.
         bars: BAR [T, N].
-        row: t.
-        prices: float64 [PRICE_ROWS, N] to work in.
-        instruments: N.
+        row: int64, t of each.
     """
-    clear(balance)
-    scale = balance.price_scale
-    for n in range(instruments):
-        prices[NOW, n] = bars[row, n].close * scale
-    load(prices, bars, row + 1, scale, instruments)
-    end_ms = bars[row + 1, 0].close_ts
-    choose_fee_tier(balance, daily_volume, e, rules, end_ms)
-    equity = worth(balance, positions, prices, NOW, instruments)
-    start_ms = bars[row, 0].close_ts
-    finance(balance, positions, rules, prices, start_ms, end_ms, instruments)
-    choose_targets(positions, rules, orders, e, equity, prices, instruments)
-    count = trade_orders(balance, positions, log, rules, orders, e, prices, instruments)
-    count = inside_bar(balance, positions, log, count, rules, prices, instruments)
-    mark(balance, positions, prices, instruments)
-    remember_volume(balance, daily_volume, e, rules)
-    return count
+    lanes = row.shape[0]
+    read_accounts(block, holdings, balances, positions, daily_volume, rules, bars, row, 1)
+    read_orders(holdings, orders, lanes)
+    value(block, holdings, NOW, lanes)
+    for k in range(lanes):
+        block.equity[k] = block.worth[k]
+    finance(block, holdings, rules, lanes)
+    choose_targets(block, holdings, rules, lanes)
+    trade_orders(block, holdings, records, rules, lanes)
+    inside_bar(block, holdings, records, rules, lanes)
+    mark(block, holdings, lanes)
+    write_accounts(block, holdings, balances, positions, daily_volume, counts, rules)
+
+
+@compiled
+def flatten(position: Any) -> None:
+    """No position, so no entry and no levels."""
+    position.quantity = 0.0
+    position.entry_price = np.nan
+    position.stop_price = np.nan
+    position.take_price = np.nan
 
 
 @compiled
@@ -287,25 +287,15 @@ def begin_one(
             balance.cash -= quantity * price
             position.quantity = quantity
             position.entry_price = price
-            set_brackets(
-                position,
+            stop, take = bracket_levels(
+                1.0 if quantity > 0 else -1.0,
+                price,
                 rules.steps[n].tick_size,
                 orders.stop_fraction[e, n],
                 orders.take_fraction[e, n],
             )
-
-
-@compiled
-def fetch_bars(bars: Any, row: IntArray, first: int, last: int, prices: FloatArray) -> None:
-    """Read the next bar of accounts [first, last), so that each is at hand when its turn comes.
-
-    A step waits for its bar as long as its arithmetic takes; reads that do not depend on each
-    other are waited for together.
-    """
-    total = 0.0
-    for e in range(first, last):
-        total += bars[row[e] + 1, 0].close
-    prices[NOW, 0] = total  # only so that the reads are not left out as useless
+            position.stop_price = stop
+            position.take_price = take
 
 
 @compiled
@@ -319,32 +309,25 @@ def _step(
     orders: Orders,
     bars: Any,
     row: IntArray,
-    prices: FloatArray,
-    several: int | None,
+    blocks: Any,
+    holdings: Any,
 ) -> None:
-    """Every account in turn; `several` is N, or None for one instrument."""
-    instruments = 1 if several is None else several
-    fetch_bars(bars, row, 0, row.shape[0], prices)
-    for e in range(row.shape[0]):
-        balance = balances[e]
-        if balance.terminated:
-            clear(balance)
-            counts[e] = 0
-        else:
-            log = records[e]
-            counts[e] = step_one(
-                balance,
-                positions[e],
-                daily_volume,
-                log,
-                rules,
-                orders,
-                e,
-                bars,
-                row[e],
-                prices,
-                instruments,
-            )
+    """Every account, a block after the other."""
+    for a in range(0, row.shape[0], LANES):
+        b = min(a + LANES, row.shape[0])
+        step_block(
+            blocks[0],
+            holdings[0],
+            balances[a:b],
+            positions[a:b],
+            daily_volume[a:b],
+            counts[a:b],
+            records[a:b],
+            rules,
+            orders_between(orders, a, b),
+            bars,
+            row[a:b],
+        )
 
 
 @compiled
@@ -357,23 +340,24 @@ def _close_out(
     rules: Rules,
     bars: Any,
     row: IntArray,
-    prices: FloatArray,
+    blocks: Any,
+    holdings: Any,
 ) -> None:
     """Every position of every account, in index order."""
-    for e in range(row.shape[0]):
-        balance = balances[e]
-        clear(balance)
-        counts[e] = 0
-        if balance.terminated:
-            continue
-        load(prices, bars, row[e], balance.price_scale, bars.shape[1])
-        choose_fee_tier(balance, daily_volume, e, rules, bars[row[e], 0].close_ts)
-        for n in range(bars.shape[1]):
-            if positions[e, n].quantity != 0.0:
-                price, volume = prices[CLOSE, n], prices[VOLUME, n]
-                log, held, count = records[e], positions[e], counts[e]
-                counts[e] = close_position(
-                    balance, held, n, log, count, rules, price, volume, SLICE_END, False
-                )
-        mark(balance, positions[e], prices, bars.shape[1])
-        remember_volume(balance, daily_volume, e, rules)
+    block = blocks[0]
+    held = holdings[0]
+    for a in range(0, row.shape[0], LANES):
+        b = min(a + LANES, row.shape[0])
+        lanes = b - a
+        days = daily_volume[a:b]
+        read_accounts(block, held, balances[a:b], positions[a:b], days, rules, bars, row[a:b], 0)
+        for n in range(held.shape[0]):
+            holding = held[n]
+            for k in range(lanes):
+                holding.trade[k] = -holding.quantity[k]
+                holding.at[k] = holding.price[CLOSE, k]
+                holding.resting[k] = 0.0
+                holding.reason[k] = SLICE_END
+            fill(block, holding, records[a:b], rules, n, lanes)
+        mark(block, held, lanes)
+        write_accounts(block, held, balances[a:b], positions[a:b], days, counts[a:b], rules)

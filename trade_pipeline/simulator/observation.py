@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from trade_pipeline.simulator.compiled import compiled
+from trade_pipeline.simulator.lanes import CLOSE
 from trade_pipeline.simulator.market import IntArray, Market
 from trade_pipeline.simulator.state import Account
 
@@ -132,30 +133,74 @@ def window_of(flat: Float32Array, row: int, columns: int, out: Float32Array, e: 
 
 
 @compiled
-def account_vector_of(
-    balance: Any, positions: Any, bars: Any, row: int, out: Float32Array, e: int, instruments: int
-) -> None:
-    """Columns of docs/simulator.md for one account."""
-    equity = balance.equity
-    for n in range(instruments):
-        position = positions[n]
-        price = bars[row, n].close * balance.price_scale
-        k = COLUMNS_PER_INSTRUMENT * n
-        for column in range(COLUMNS_PER_INSTRUMENT):
-            out[e, k + column] = 0.0
-        if position.quantity == 0.0 or equity <= 0.0:
-            continue
-        out[e, k] = position.quantity * price / equity
-        out[e, k + 1] = abs(out[e, k])
-        gain = position.quantity * (price - position.entry_price)
-        out[e, k + 2] = SMALL_FRACTION_SCALE * gain / equity
-        stop = SMALL_FRACTION_SCALE * abs(position.stop_price / price - 1.0)
-        take = SMALL_FRACTION_SCALE * abs(position.take_price / price - 1.0)
-        out[e, k + 3] = 0.0 if np.isnan(stop) else stop
-        out[e, k + 4] = 0.0 if np.isnan(take) else take
-    out[e, COLUMNS_PER_INSTRUMENT * instruments] = SMALL_FRACTION_SCALE * (
-        equity / balance.peak_equity - 1.0
+def columns_of(
+    quantity: float, entry: float, stop: float, take: float, price: float, equity: float
+) -> tuple[float, float, float, float]:
+    """Exposure, unrealised return and distances to stop and take of one position."""
+    holds = (quantity != 0.0) & (equity > 0.0)
+    exposure = quantity * price / equity
+    gained = SMALL_FRACTION_SCALE * (quantity * (price - entry)) / equity
+    stop_away = SMALL_FRACTION_SCALE * abs(stop / price - 1.0)
+    take_away = SMALL_FRACTION_SCALE * abs(take / price - 1.0)
+    return (
+        exposure if holds else 0.0,
+        gained if holds else 0.0,
+        stop_away if holds & (stop == stop) else 0.0,  # NaN is no level
+        take_away if holds & (take == take) else 0.0,
     )
+
+
+@compiled
+def account_vector_of(
+    balance: Any, positions: Any, bars: Any, row: int, out: Float32Array, e: int
+) -> None:
+    """Columns of docs/simulator.md for one account, into `out[e]`."""
+    equity = balance.equity
+    instruments = positions.shape[0]
+    for n in range(instruments):
+        held = positions[n]
+        price = bars[row, n].close * balance.price_scale
+        exposure, gained, stop, take = columns_of(
+            held.quantity, held.entry_price, held.stop_price, held.take_price, price, equity
+        )
+        k = COLUMNS_PER_INSTRUMENT * n
+        out[e, k] = exposure
+        out[e, k + 1] = abs(exposure)
+        out[e, k + 2] = gained
+        out[e, k + 3] = stop
+        out[e, k + 4] = take
+    drawdown = equity / balance.peak_equity - 1.0
+    out[e, COLUMNS_PER_INSTRUMENT * instruments] = SMALL_FRACTION_SCALE * drawdown
+
+
+@compiled
+def account_vectors_of(block: Any, holdings: Any, out: Float32Array) -> None:
+    """The same for the accounts of a block, see `lanes`, whose bar has just been stepped."""
+    lanes = out.shape[0]
+    instruments = holdings.shape[0]
+    for n in range(instruments):
+        held = holdings[n]
+        for k in range(lanes):
+            exposure, gained, stop, take = columns_of(
+                held.quantity[k],
+                held.entry_price[k],
+                held.stop_price[k],
+                held.take_price[k],
+                held.price[CLOSE, k],
+                block.equity[k],
+            )
+            held.seen[0, k] = exposure
+            held.seen[1, k] = abs(exposure)
+            held.seen[2, k] = gained
+            held.seen[3, k] = stop
+            held.seen[4, k] = take
+        first = COLUMNS_PER_INSTRUMENT * n
+        for k in range(lanes):
+            for column in range(COLUMNS_PER_INSTRUMENT):
+                out[k, first + column] = held.seen[column, k]
+    for k in range(lanes):
+        drawdown = block.equity[k] / block.peak_equity[k] - 1.0
+        out[k, COLUMNS_PER_INSTRUMENT * instruments] = SMALL_FRACTION_SCALE * drawdown
 
 
 @compiled
@@ -169,4 +214,4 @@ def _account_vectors(
     balances: Any, positions: Any, bars: Any, row: IntArray, out: Float32Array
 ) -> None:
     for e in range(row.shape[0]):
-        account_vector_of(balances[e], positions[e], bars, row[e], out, e, bars.shape[1])
+        account_vector_of(balances[e], positions[e], bars, row[e], out, e)

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from trade_pipeline.settings.environment import EnvironmentSettings
-from trade_pipeline.simulator.accounting import PRICE_ROWS
 from trade_pipeline.simulator.actions import ActionError, Choices, mapping_for
 from trade_pipeline.simulator.compiled import config, resolved
 from trade_pipeline.simulator.episodes import EPISODE, Segments, Starts, starts_of
-from trade_pipeline.simulator.kernel import check_account, several
+from trade_pipeline.simulator.kernel import check_account
+from trade_pipeline.simulator.lanes import room
 from trade_pipeline.simulator.market import BoolArray, FloatArray, IntArray, Market
 from trade_pipeline.simulator.observation import (
     MOST_ROWS,
@@ -33,6 +33,7 @@ from trade_pipeline.simulator.rewards import MEMORY, Reward
 from trade_pipeline.simulator.rules import Rules
 from trade_pipeline.simulator.state import Account, Fills
 from trade_pipeline.simulator.stepping import (
+    Seen,
     State,
     World,
     act_all,
@@ -42,8 +43,6 @@ from trade_pipeline.simulator.stepping import (
     observe_all,
     renew_all,
 )
-
-SPARE_ROWS = 32
 
 
 class Ended(NamedTuple):
@@ -142,8 +141,7 @@ class Simulation:
         self.episodes = np.zeros(environments, EPISODE)
         self.episodes["last"] = -1
         self._resolved: dict[Callable[..., Any], Callable[..., Any]] = {}
-        # Rows to spare, so that no two threads write into one cache line.
-        self._prices = np.empty((threads, PRICE_ROWS + SPARE_ROWS, instruments))
+        self._lanes = room(threads, instruments)
         self._memories = np.zeros(environments, MEMORY)
         self._ended_account = np.zeros((environments, account_columns(instruments)), np.float32)
         self.seed(seed)
@@ -212,42 +210,51 @@ class Simulation:
             self.orders,
             rewards,
             dones,
-            self._prices,
-            several(self.market),
+            *self._lanes,
         )
         self._add_custom(rewards, equity_before)
         return rewards, dones
 
-    def advance(self) -> tuple[FloatArray, BoolArray, dict[str, npt.NDArray[Any]]]:
+    def advance(
+        self, scaled: Float32Array | None = None, scale: float = 1.0
+    ) -> tuple[FloatArray, BoolArray, dict[str, npt.NDArray[Any]]]:
         """Carry out `orders`; accounts whose episode ended begin their next one.
+
+        Args:
+            scaled: float32 [E], becomes the rewards times `scale`.
+            scale: a number.
 
         Returns:
             As `act`, and the observations that follow.
         """
-        seen = self._room(self.environments)
+        seen = self._room()
+        if scaled is None:
+            scaled = np.empty(0, np.float32)
         if self.reward.custom:
             rewards, dones = self.act()
-            self._run(renew_all, *self._drawn_from(), dones, seen["account"], self._window(seen))
-            return rewards, dones, self._with_rows(seen, self.row)
+            self._run(renew_all, *self._drawn_from(), dones, seen)
+            if len(scaled):
+                np.multiply(rewards, scale, out=scaled, casting="same_kind")
+            return rewards, dones, self._handed_out(seen)
         rewards, dones = np.empty(self.environments), np.empty(self.environments, np.bool_)
-        arguments = (
+        self._run(
+            advance_all_on_threads if self.threads > 1 else advance_all,
             *self._drawn_from(),
             self.reward.weights,
             rewards,
+            scaled,
+            scale,
             dones,
-            seen["account"],
-            self._window(seen),
-            self._prices,
-            several(self.market),
+            seen,
+            *self._lanes,
         )
-        self._run(advance_all_on_threads if self.threads > 1 else advance_all, *arguments)
-        return rewards, dones, self._with_rows(seen, self.row)
+        return rewards, dones, self._handed_out(seen)
 
     def observe(self) -> dict[str, npt.NDArray[Any]]:
         """What every account sees, in fresh arrays."""
-        seen = self._room(self.environments)
-        self._run(observe_all, self._world, self._state, seen["account"], self._window(seen))
-        return self._with_rows(seen, self.row)
+        seen = self._room()
+        self._run(observe_all, self._world, self._state, seen)
+        return self._handed_out(seen)
 
     def ended(self, environment: int) -> tuple[Ended, dict[str, npt.NDArray[Any]]]:
         """The episode that ended last, and the last thing seen in it."""
@@ -297,24 +304,19 @@ class Simulation:
             ended_account=self._ended_account,
         )
 
-    def _room(self, count: int) -> dict[str, npt.NDArray[Any]]:
+    def _room(self) -> Seen:
         """Fresh arrays, so that nobody's observation changes later."""
-        account = np.empty((count, self._ended_account.shape[1]), np.float32)
-        if self.view == "index":
-            return {"account": account}
-        shape = (count, self.settings.window, self.features.shape[1])
-        return {"window": np.empty(shape, np.float32), "account": account}
+        count, index = self.environments, self.view == "index"
+        length = 0 if index else self.settings.window * self.features.shape[1]
+        return Seen(
+            account=np.empty((count, self._ended_account.shape[1]), np.float32),
+            window=np.empty((count, length), np.float32),
+            row=np.empty((count, int(index)), np.int32),
+        )
 
-    def _window(self, seen: dict[str, npt.NDArray[Any]]) -> Float32Array:
-        """The windows as compiled code fills them, [E, W * N*F]; none for rows."""
-        count = len(seen["account"])
+    def _handed_out(self, seen: Seen) -> dict[str, npt.NDArray[Any]]:
+        """Observations as agents take them."""
         if self.view == "index":
-            return np.empty((count, 0), np.float32)
-        return seen["window"].reshape(count, -1)
-
-    def _with_rows(
-        self, seen: dict[str, npt.NDArray[Any]], row: IntArray
-    ) -> dict[str, npt.NDArray[Any]]:
-        if self.view == "index":
-            return {"row": row.astype(np.int32)[:, np.newaxis], **seen}
-        return seen
+            return {"row": seen.row, "account": seen.account}
+        shape = (len(seen.window), self.settings.window, self.features.shape[1])
+        return {"window": seen.window.reshape(shape), "account": seen.account}

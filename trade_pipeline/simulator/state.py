@@ -26,8 +26,6 @@ BALANCE = np.dtype(
             "fee_scale",
             "slippage_scale",
             "price_scale",
-            "maker_rate",
-            "taker_rate",
         )
     ]
     + [("ambiguous", np.int64), ("volume_day", np.int64), ("terminated", np.bool_)],

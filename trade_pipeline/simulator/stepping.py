@@ -4,20 +4,25 @@ An account's course depends on its own orders and its own random stream alone. S
 `advance_all`; `Simulation` owns the arrays.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from trade_pipeline.simulator.accounting import clear
 from trade_pipeline.simulator.actions import Choices, draw_orders
-from trade_pipeline.simulator.compiled import compiled, compiled_parallel
+from trade_pipeline.simulator.compiled import compiled, compiled_parallel, prefetch
 from trade_pipeline.simulator.episodes import Starts, draw_episode, stagger
-from trade_pipeline.simulator.kernel import begin_one, fetch_bars, step_one
+from trade_pipeline.simulator.kernel import begin_one, step_block
+from trade_pipeline.simulator.lanes import LANES
 from trade_pipeline.simulator.market import BoolArray, FloatArray, IntArray
-from trade_pipeline.simulator.observation import Float32Array, account_vector_of, window_of
-from trade_pipeline.simulator.orders import Orders
+from trade_pipeline.simulator.observation import (
+    Float32Array,
+    account_vector_of,
+    account_vectors_of,
+    window_of,
+)
+from trade_pipeline.simulator.orders import Orders, orders_between
 from trade_pipeline.simulator.randomness import Streams, next_factor
 from trade_pipeline.simulator.rewards import Weights, forget, reward_one
 from trade_pipeline.simulator.rules import Rules
@@ -77,6 +82,20 @@ class State(NamedTuple):
     ended_account: Float32Array
 
 
+class Seen(NamedTuple):
+    """Observations as compiled code writes them; of window and row one has no columns.
+
+    Attributes:
+        account: float32 [E, 5N+1].
+        window: float32 [E, W * N*F].
+        row: int32 [E, 1].
+    """
+
+    account: Float32Array
+    window: Float32Array
+    row: npt.NDArray[np.int32]
+
+
 @compiled
 def begin_account(
     world: World,
@@ -111,73 +130,83 @@ def begin_account(
 
 
 @compiled
-def act_account(
+def accounts_between(state: State, a: int, b: int) -> State:
+    """The accounts [a, b), as if there were no others."""
+    return State(
+        state.balances[a:b],
+        state.positions[a:b],
+        state.daily_volume[a:b],
+        state.fill_counts[a:b],
+        state.records[a:b],
+        state.row[a:b],
+        state.episodes[a:b],
+        state.memories[a:b],
+        state.random[a:b],
+        state.ended_account[a:b],
+    )
+
+
+@compiled
+def act_block(
     world: World,
     rules: Rules,
     weights: Weights,
     state: State,
     orders: Orders,
-    e: int,
     rewards: FloatArray,
     dones: BoolArray,
-    prices: FloatArray,
-    instruments: int,
+    block: Any,
+    holdings: Any,
 ) -> None:
-    """Account e carries out its orders."""
-    balance = state.balances[e]
-    positions = state.positions[e]
-    episode = state.episodes[e]
-    before = balance.equity
-    row = state.row[e]
-    if balance.terminated:
-        clear(balance)
-        state.fill_counts[e] = 0
-    else:
-        state.fill_counts[e] = step_one(
+    """A block of accounts carries out its orders."""
+    step_block(
+        block,
+        holdings,
+        state.balances,
+        state.positions,
+        state.daily_volume,
+        state.fill_counts,
+        state.records,
+        rules,
+        orders,
+        world.bars,
+        state.row,
+    )
+    for e in range(state.row.shape[0]):
+        balance = state.balances[e]
+        episode = state.episodes[e]
+        row = state.row[e] + 1
+        state.row[e] = row
+        for n in range(holdings.shape[0]):
+            prefetch(world.bars[row + 1, n])  # it takes longer to come than the next step to begin
+        rewards[e] = reward_one(
+            weights,
+            state.memories[e],
             balance,
-            positions,
-            state.daily_volume,
-            state.records[e],
-            rules,
-            orders,
-            e,
+            state.positions[e],
+            block.before[e],
             world.bars,
             row,
-            prices,
-            instruments,
+            world.turbulent,
         )
-    row += 1
-    state.row[e] = row
-    rewards[e] = reward_one(
-        weights,
-        state.memories[e],
-        balance,
-        positions,
-        before,
-        world.bars,
-        row,
-        world.turbulent,
-    )
-    episode.reward += rewards[e]
-    dones[e] = balance.terminated or row > episode.last
+        episode.reward += rewards[e]
+        dones[e] = balance.terminated or row > episode.last
 
 
 @compiled
-def observe_account(
-    world: World,
-    state: State,
-    e: int,
-    account: Float32Array,
-    window: Float32Array,
-    instruments: int,
-) -> None:
-    """What account e sees."""
-    row = state.row[e]
-    account_vector_of(
-        state.balances[e], state.positions[e], world.bars, row, account, e, instruments
-    )
-    if window.shape[1] > 0:
-        window_of(world.features, row, world.columns, window, e)
+def see_account(world: World, state: State, e: int, seen: Float32Array) -> None:
+    """The account vector of account e into `seen[e]`."""
+    account_vector_of(state.balances[e], state.positions[e], world.bars, state.row[e], seen, e)
+
+
+@compiled
+def see_market(world: World, state: State, seen: Seen) -> None:
+    """Every account's window of features, or the row where it ends."""
+    for e in range(seen.window.shape[0]):
+        if seen.window.shape[1] > 0:
+            window_of(world.features, state.row[e], world.columns, seen.window, e)
+        if seen.row.shape[1] > 0:
+            seen.row[e, 0] = state.row[e]
 
 
 @compiled
@@ -189,30 +218,18 @@ def renew_account(
     state: State,
     orders: Orders,
     e: int,
-    done: bool,
-    account: Float32Array,
-    window: Float32Array,
-    instruments: int,
+    seen: Float32Array,
 ) -> None:
-    """Account e begins anew if its episode has ended, and looks."""
-    if done:
-        episode = state.episodes[e]
-        row = state.row[e]
-        episode.ended_first = episode.first
-        episode.ended_row = row
-        episode.ended_reward = episode.reward
-        episode.ended_terminated = state.balances[e].terminated
-        account_vector_of(
-            state.balances[e],
-            state.positions[e],
-            world.bars,
-            row,
-            state.ended_account,
-            e,
-            instruments,
-        )
-        begin_account(world, rules, choices, starts, state, orders, e)
-    observe_account(world, state, e, account, window, instruments)
+    """Account e, which has ended with `seen[e]` as its account vector, begins anew and looks."""
+    episode = state.episodes[e]
+    episode.ended_first = episode.first
+    episode.ended_row = state.row[e]
+    episode.ended_reward = episode.reward
+    episode.ended_terminated = state.balances[e].terminated
+    for column in range(seen.shape[1]):
+        state.ended_account[e, column] = seen[e, column]
+    begin_account(world, rules, choices, starts, state, orders, e)
+    see_account(world, state, e, seen)
 
 
 @compiled
@@ -241,14 +258,23 @@ def act_all(
     orders: Orders,
     rewards: FloatArray,
     dones: BoolArray,
-    prices: FloatArray,
-    several: int | None,
+    blocks: Any,
+    holdings: Any,
 ) -> None:
     """Every account carries out its orders."""
-    instruments = 1 if several is None else several
-    fetch_bars(world.bars, state.row, 0, state.row.shape[0], prices[0])
-    for e in range(state.row.shape[0]):
-        act_account(world, rules, weights, state, orders, e, rewards, dones, prices[0], instruments)
+    for a in range(0, state.row.shape[0], LANES):
+        b = min(a + LANES, state.row.shape[0])
+        act_block(
+            world,
+            rules,
+            weights,
+            accounts_between(state, a, b),
+            orders_between(orders, a, b),
+            rewards[a:b],
+            dones[a:b],
+            blocks[0],
+            holdings[0],
+        )
 
 
 @compiled
@@ -260,23 +286,22 @@ def renew_all(
     state: State,
     orders: Orders,
     dones: BoolArray,
-    account: Float32Array,
-    window: Float32Array,
+    seen: Seen,
 ) -> None:
     """Accounts whose episode has ended begin anew; all look."""
-    instruments = world.bars.shape[1]
     for e in range(state.row.shape[0]):
-        renew_account(
-            world, rules, choices, starts, state, orders, e, dones[e], account, window, instruments
-        )
+        see_account(world, state, e, seen.account)
+        if dones[e]:
+            renew_account(world, rules, choices, starts, state, orders, e, seen.account)
+    see_market(world, state, seen)
 
 
 @compiled
-def observe_all(world: World, state: State, account: Float32Array, window: Float32Array) -> None:
+def observe_all(world: World, state: State, seen: Seen) -> None:
     """Every account looks."""
-    instruments = world.bars.shape[1]
     for e in range(state.row.shape[0]):
-        observe_account(world, state, e, account, window, instruments)
+        see_account(world, state, e, seen.account)
+    see_market(world, state, seen)
 
 
 @compiled
@@ -289,21 +314,33 @@ def advance_accounts(
     orders: Orders,
     weights: Weights,
     rewards: FloatArray,
+    scaled: Float32Array,
+    scale: float,
     dones: BoolArray,
-    account: Float32Array,
-    window: Float32Array,
-    room: FloatArray,
-    instruments: int,
+    seen: Seen,
+    block: Any,
+    holdings: Any,
     first: int,
     last: int,
 ) -> None:
-    """Accounts [first, last) carry out their orders, begin anew where they ended, and look."""
-    fetch_bars(world.bars, state.row, first, last, room)
-    for e in range(first, last):
-        act_account(world, rules, weights, state, orders, e, rewards, dones, room, instruments)
-        renew_account(
-            world, rules, choices, starts, state, orders, e, dones[e], account, window, instruments
-        )
+    """Accounts [first, last) carry out their orders, begin anew where they ended, and look.
+
+    Their rewards are written twice, the second time as float32 times `scale` if there is room.
+    """
+    for a in range(first, last, LANES):
+        b = min(a + LANES, last)
+        mine = accounts_between(state, a, b)
+        wanted = orders_between(orders, a, b)
+        done = dones[a:b]
+        act_block(world, rules, weights, mine, wanted, rewards[a:b], done, block, holdings)
+        for e in range(a, min(b, scaled.shape[0])):
+            scaled[e] = rewards[e] * scale
+        my_account = seen.account[a:b]
+        account_vectors_of(block, holdings, my_account)
+        for e in range(b - a):
+            if done[e]:
+                renew_account(world, rules, choices, starts, mine, wanted, e, my_account)
+        see_market(world, mine, Seen(my_account, seen.window[a:b], seen.row[a:b]))
 
 
 @compiled
@@ -316,14 +353,14 @@ def advance_all(
     orders: Orders,
     weights: Weights,
     rewards: FloatArray,
+    scaled: Float32Array,
+    scale: float,
     dones: BoolArray,
-    account: Float32Array,
-    window: Float32Array,
-    prices: FloatArray,
-    several: int | None,
+    seen: Seen,
+    blocks: Any,
+    holdings: Any,
 ) -> None:
-    """`advance_accounts` for everyone; `several` is N, or None for one instrument."""
-    instruments = 1 if several is None else several
+    """`advance_accounts` for everyone."""
     advance_accounts(
         world,
         rules,
@@ -333,11 +370,12 @@ def advance_all(
         orders,
         weights,
         rewards,
+        scaled,
+        scale,
         dones,
-        account,
-        window,
-        prices[0],
-        instruments,
+        seen,
+        blocks[0],
+        holdings[0],
         0,
         state.row.shape[0],
     )
@@ -353,17 +391,17 @@ def advance_all_on_threads(
     orders: Orders,
     weights: Weights,
     rewards: FloatArray,
+    scaled: Float32Array,
+    scale: float,
     dones: BoolArray,
-    account: Float32Array,
-    window: Float32Array,
-    prices: FloatArray,
-    several: int | None,
+    seen: Seen,
+    blocks: Any,
+    holdings: Any,
 ) -> None:
-    """`advance_all` with as many threads as `prices` [threads, PRICE_ROWS, N] has room for."""
-    threads = prices.shape[0]
+    """`advance_all` with as many threads as there are `blocks` and `holdings` to work in."""
+    threads = blocks.shape[0]
     environments = state.row.shape[0]
     for thread in numba.prange(threads):
-        instruments = 1 if several is None else several
         advance_accounts(
             world,
             rules,
@@ -373,11 +411,12 @@ def advance_all_on_threads(
             orders,
             weights,
             rewards,
+            scaled,
+            scale,
             dones,
-            account,
-            window,
-            prices[thread],
-            instruments,
+            seen,
+            blocks[thread],
+            holdings[thread],
             environments * thread // threads,
             environments * (thread + 1) // threads,
         )

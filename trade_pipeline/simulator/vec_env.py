@@ -137,15 +137,14 @@ class TradingVecEnv(VecEnv):
         if not self._ordered:
             raise RuntimeError("step_wait() without actions; call step_async(actions) first")
         self._ordered = self._begun = False  # a step that breaks off ends all episodes
-        rewards, dones, seen = self.simulation.advance()
+        scaled = np.empty(self.num_envs, np.float32)
+        _, dones, seen = self.simulation.advance(scaled, self.reward_scale)
         self._begun = True
         infos = self._no_infos.copy()
-        for e in np.flatnonzero(dones).tolist():
+        for e in dones.nonzero()[0].tolist():
             infos[e] = self._ended(e)
         if self._records:
             self._remember(dones)
-        scaled = np.empty(self.num_envs, np.float32)
-        np.multiply(rewards, self.reward_scale, out=scaled, casting="same_kind")
         return seen, scaled, dones, infos
 
     def close(self) -> None:

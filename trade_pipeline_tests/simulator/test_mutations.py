@@ -59,15 +59,15 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     Mutation(
         "orders fill at the close",
-        "accounting",
-        "prices[OPEN, n] = bar.open",
-        "prices[OPEN, n] = bar.close",
+        "lanes",
+        "holding.price[OPEN, k] = bar.open",
+        "holding.price[OPEN, k] = bar.close",
     ),
     Mutation(
         "orders fill on untraded bars",
         "orders",
-        "if prices[TRADED, n] == 0.0:",
-        "if False:",
+        "target if holding.traded[k] != 0.0 else held",
+        "target",
     ),
     Mutation(
         "slippage in favour of the trader",
@@ -77,21 +77,21 @@ MUTATIONS = [
     ),
     Mutation(
         "impact in proportion to the size",
-        "accounting",
-        "rules.impact * np.sqrt(share)",
+        "costs",
+        "rules.impact * math.sqrt(share)",
         "rules.impact * share",
     ),
     Mutation(
         "take-profits slip",
         "accounting",
-        "slip = 0.0 if resting else",
-        "slip = 0.0 if reason == SLICE_END else",
+        "slip = 0.0 if resting else slip",
+        "slip = slip",
     ),
     Mutation(
         "take-profits pay as takers",
         "accounting",
-        "rate = balance.maker_rate if resting",
-        "rate = balance.taker_rate if resting",
+        "rate = maker_rate if resting else",
+        "rate = taker_rate if resting else",
     ),
     Mutation(
         "fee tiers look back 31 days",
@@ -101,33 +101,33 @@ MUTATIONS = [
     ),
     Mutation(
         "volume never earns another tier",
-        "accounting",
+        "costs",
         "while tier + 1 < tiers.shape[0] and",
         "while False and",
     ),
     Mutation(
         "the minimum fee wins over the maximum",
-        "accounting",
+        "costs",
         "fee = min(fee, rules.fee_maximum_fraction * notional)",
         "fee = max(min(fee, rules.fee_maximum_fraction * notional), rules.fee_minimum)",
     ),
     Mutation(
         "the fee's scale is forgotten",
-        "accounting",
-        "return float(balance.fee_scale * fee)",
-        "return float(fee)",
+        "costs",
+        "return scale * fee",
+        "return fee",
     ),
     Mutation(
         "scaled prices over unscaled volumes",
-        "accounting",
-        "prices[VOLUME, n] /= scale",
-        "prices[VOLUME, n] /= 1.0",
+        "lanes",
+        "holding.volume[k] /= block.price_scale[k]",
+        "holding.volume[k] /= 1.0",
     ),
     Mutation(
         "a weekend is one day",
         "accounting",
-        "(end_ms - start_ms) / YEAR_MS",
-        "min(end_ms - start_ms, DAY_MS) / YEAR_MS",
+        "interest = elapsed_ms / YEAR_MS",
+        "interest = min(elapsed_ms, 86_400_000.0) / YEAR_MS",
     ),
     Mutation(
         "shorts borrow for nothing",
@@ -138,30 +138,31 @@ MUTATIONS = [
     Mutation(
         "cash from short sales earns",
         "accounting",
-        "rules.cash_rate * (balance.cash - short)",
-        "rules.cash_rate * balance.cash",
+        "rules.cash_rate * (cash - short)",
+        "rules.cash_rate * cash",
     ),
     Mutation(
         "shorts pay funding and longs receive it",
         "accounting",
-        "paid += value * funding",
-        "paid -= value * funding",
+        "paid = worth * funding",
+        "paid = -worth * funding",
     ),
     Mutation(
         "funding at the end of the interval, not at its begin",
-        "accounting",
+        "costs",
         "(end_ms - 1) // every_ms - (start_ms - 1) // every_ms",
         "end_ms // every_ms - start_ms // every_ms",
     ),
     Mutation(
         "targets from the equity after financing",
         "kernel",
-        "choose_targets(positions, rules, orders, e, equity, prices,",
-        "choose_targets(positions, rules, orders, e, equity - balance.financing, prices,",
+        "    finance(block, holdings, rules, lanes)",
+        "    finance(block, holdings, rules, lanes)\n"
+        "    block.equity[:lanes] -= block.financing[:lanes]",
     ),
     Mutation(
         "lots round to the nearest",
-        "accounting",
+        "costs",
         "np.trunc(quantity / lot_size)",
         "np.round(quantity / lot_size)",
     ),
@@ -180,40 +181,40 @@ MUTATIONS = [
     Mutation(
         "turnover cap ignored",
         "orders",
-        "if rules.max_turnover > 0 and turnover",
-        "if False and turnover",
+        "if rules.max_turnover > 0:",
+        "if False:",
     ),
     Mutation(
         "a flip cut before zero opens the other side",
         "orders",
-        "increase = 0.0  # a flip goes through zero or not at all",
+        "increase = 0.0 if reduction > limit else increase",
         "increase = min(increase, limit)",
     ),
     Mutation(
         "exits need the minimum notional",
         "orders",
-        ".min_notional and reduction < abs(held):",
-        ".min_notional:",
+        "(reduction * price >= min_notional) | (reduction >= abs(held))",
+        "reduction * price >= min_notional",
     ),
     Mutation(
         "increases before the reductions have made room",
         "orders",
-        "held_gross = gross(positions, prices, OPEN, instruments)",
-        "held_gross = gross(positions, prices, OPEN, instruments) + sum(\n"
-        "        abs(log[k].quantity) * prices[OPEN, log[k].instrument] for k in range(count)\n"
-        "    )",
+        "value(block, holdings, OPEN, lanes)",
+        "value(block, holdings, OPEN, lanes)\n"
+        "    for holding in holdings:\n"
+        "        block.gross[:lanes] += abs(holding.trade[:lanes]) * holding.price[OPEN, :lanes]",
     ),
     Mutation(
         "leverage cap ignored",
         "orders",
-        "scaled = held_gross + wanted > most",
+        "scaled = (wanted != 0.0) & (gross + wanted > most)",
         "scaled = False",
     ),
     Mutation(
         "growth takes the last fill's price as entry",
         "accounting",
-        "position.entry_price = cost / (abs(held) + size)",
-        "position.entry_price = fill_price",
+        "entry_after = grown if",
+        "entry_after = fill_price if",
     ),
     Mutation(
         "stops rounded towards the entry",
@@ -224,41 +225,38 @@ MUTATIONS = [
     Mutation(
         "a take that never rested is a maker",
         "intrabar",
-        "resting = not stopped and prices[SET_NOW, n] == 0.0",
-        "resting = not stopped",
+        "rested = (not stopped) & (not set_now)",
+        "rested = not stopped",
     ),
     Mutation(
         "gaps fill at the level",
         "intrabar",
-        "reason = STOP if stopped else TAKE",
-        "price = position.stop_price if stopped else position.take_price\n"
-        "            reason = STOP if stopped else TAKE",
+        "holding.at[k] = price",
+        "holding.at[k] = stop if stopped else take",
     ),
     Mutation(
         "the take-profit before the stop",
         "intrabar",
-        "closes = side * worst <= side * price",
-        "closes = side * worst <= side * price and not side * best >= side * position.take_price",
+        "closes = open_now & (side * worst <= side * stop)",
+        "closes = open_now & (side * worst <= side * stop) & (not side * best >= side * take)",
     ),
     Mutation(
         "stops sleep on the entry bar",
         "intrabar",
-        "closes = side * worst <= side * price",
-        "closes = side * worst <= side * price and not any(\n"
-        "            log[k].instrument == n and log[k].reason == 0 for k in range(count)\n"
-        "        )",
+        "closes = open_now & (side * worst <= side * stop)",
+        "closes = open_now & (side * worst <= side * stop) & (holding.set_now[k] == 0.0)",
     ),
     Mutation(
         "the stop wins over a nearer liquidation",
         "intrabar",
-        "not (closes and side * price >= side * level)",
-        "not closes",
+        "nearer = not (closes & (side * stop >= side * level))",
+        "nearer = not closes",
     ),
     Mutation(
         "a liquidation wins over a nearer stop",
         "intrabar",
-        "not (closes and side * price >= side * level)",
-        "True",
+        "nearer = not (closes & (side * stop >= side * level))",
+        "nearer = True",
     ),
     Mutation(
         "liquidation at the level of no margin",
@@ -269,26 +267,26 @@ MUTATIONS = [
     Mutation(
         "cross margin ignores the maintenance margin",
         "intrabar",
-        "margin = rules.maintenance_margin * gross(positions, prices, kind, instruments)",
+        "margin = rules.maintenance_margin * block.gross[k]",
         "margin = 0.0",
     ),
     Mutation(
         "cross margin at the opens alone",
         "intrabar",
-        "prices, EXTREME, instruments",
-        "prices, OPEN, instruments",
+        "rules, EXTREME, lanes",
+        "rules, OPEN, lanes",
     ),
     Mutation(
         "what two levels of a bar leave open is not counted",
         "intrabar",
-        "if closes and side * best >= side * position.take_price:",
-        "if False:",
+        "both = closes & (side * best >= side * take)",
+        "both = False",
     ),
     Mutation(
         "ruin is not floored",
         "accounting",
-        "if balance.equity <= 0.0:",
-        "if False:",
+        "ruined = equity <= 0.0",
+        "ruined = False",
     ),
 ]
 

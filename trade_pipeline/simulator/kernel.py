@@ -1,8 +1,9 @@
 """The one simulator kernel: what happens to an account from the close of bar t to that of t+1.
 
 Training environments and backtests both step this; the rules are written in docs/simulator.md. It
-knows nothing of actions, rewards, observations or episodes. Start at `step`, then read `step_one`,
-which is one account's bar; its parts are in `accounting`, `orders` and `intrabar`.
+knows nothing of actions, rewards, observations or episodes. Start at `step`, then read
+`step_block`, which is one bar of up to `LANES` accounts side by side; its parts are in `lanes`,
+`accounting`, `orders` and `intrabar`.
 """
 
 from typing import Any

@@ -30,7 +30,7 @@ def _lanes(*names: str) -> list[tuple[str, Any, tuple[int, ...]]]:
     return [(name, np.float64, (LANES,)) for name in names]
 
 
-# The first seven, the scales and the rates are those of BALANCE; yes and no are 1 and 0.
+# Most are those of BALANCE, the rates those of the fee tier; yes and no are 1 and 0.
 BLOCK = np.dtype(
     [
         *_lanes("cash", "equity", "peak_equity", "fees", "slippage", "financing"),

@@ -2,10 +2,12 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+RLLIB := .venv-rllib/bin
+RLLIB_INSTALLED := .venv-rllib/.installed
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 WORKERS ?= 2
 
-.PHONY: demo dev test bench soak lint lock clean
+.PHONY: demo dev test test-rllib bench soak lint lock clean
 
 demo: $(INSTALLED) home ## from raw prices to two finished reports, on real data
 	$(BIN)/python -m trade_pipeline.demo
@@ -16,9 +18,13 @@ dev: $(INSTALLED) home ## web UI on port 3000, with schedules and sensors
 test: $(INSTALLED) ## the whole suite
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
+test-rllib: $(RLLIB_INSTALLED) ## training by RLlib, in its own environment: it pins gymnasium
+	$(RLLIB)/pytest trade_pipeline_tests/training/rllib
+
 bench: $(INSTALLED) ## what we claim of speed, beside peers, as JSON lines
 	$(BIN)/python benchmarks/market_data.py
 	$(BIN)/python benchmarks/env_speed.py
+	$(BIN)/python benchmarks/training.py
 
 soak: $(INSTALLED) ## the long fault runs; `make test` holds a short version of each
 	SOAK=1 $(BIN)/pytest -n 0 -s trade_pipeline_tests/soak
@@ -48,3 +54,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
+
+$(RLLIB_INSTALLED): pyproject.toml constraints.txt constraints-rllib.txt
+	$(PYTHON) -m venv --clear .venv-rllib
+	grep -v '^gymnasium==' constraints.txt | cat - constraints-rllib.txt > .venv-rllib/constraints.txt
+	$(RLLIB)/python -m pip install --quiet --constraint .venv-rllib/constraints.txt pip setuptools
+	$(RLLIB)/python -m pip install --quiet --constraint .venv-rllib/constraints.txt torch==2.13.0
+	$(RLLIB)/python -m pip install --quiet --constraint .venv-rllib/constraints.txt --editable '.[rllib]' hypothesis pytest-timeout
+	touch $(RLLIB_INSTALLED)

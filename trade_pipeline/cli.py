@@ -2,13 +2,19 @@
 
 import os
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from trade_pipeline.backtest.promotion_record import pinned
 from trade_pipeline.settings.project import Places
-from trade_pipeline.storage import bundles
+from trade_pipeline.storage import archives, bundles
 from trade_pipeline.storage.location import ArtifactLocation, StorageError
 
 app = typer.Typer(
@@ -25,17 +31,89 @@ StoreOption = Annotated[
 ]
 KEY_EXAMPLE = "such as aapl_ppo/policy/base.f0.s0"
 KeyArgument = Annotated[str, typer.Argument(help=f"Key in the store, {KEY_EXAMPLE}.")]
+VersionOption = Annotated[str | None, typer.Option(help="32 hex digits; default: the current.")]
+
+
+class Format(Enum):
+    """What a bundle is exported as."""
+
+    ZIP = "zip"
+    ONNX = "onnx"
+    SB3 = "sb3"
 
 
 @bundle.command()
-def verify(key: KeyArgument, store: StoreOption = None) -> None:
-    """Hash every member of a bundle's current version and compare with its index."""
+def verify(
+    bundle: Annotated[
+        str, typer.Argument(help=f"Key in the store, {KEY_EXAMPLE}, or a bundle's folder or zip.")
+    ],
+    version: VersionOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Hash every member of a bundle and compare with its index; of a policy, check all else too.
+
+    A policy's specification must parse, its weights fit it and be finite.
+    """
+    from trade_pipeline.training import importing
+
     try:
-        location = bundles.current(ArtifactLocation(_folder(store), key))
-        index = bundles.verify(location)
+        if _is_key(bundle, store):
+            key = ArtifactLocation(_folder(store), bundle)
+            index = importing.verify_stored(bundles.stored(key, version))
+        else:
+            with tempfile.TemporaryDirectory() as workplace:
+                index = importing.verify_stranger(Path(bundle), Path(workplace))
+            if version not in (None, index["version"]):
+                raise StorageError(f"{bundle}: holds version {index['version']}, not {version}.")
     except (StorageError, ValueError) as error:
         _stop(error)
-    print(f"{key}: version {index['version']}, {len(index['members'])} members, all as recorded")
+    print(f"{bundle}: version {index['version']}, {len(index['members'])} members, all as recorded")
+
+
+@bundle.command()
+def export(
+    key: KeyArgument,
+    to: Annotated[Path, typer.Option(help="File to write.")],
+    kind: Annotated[
+        Format, typer.Option("--format", help="zip: all of it; onnx, sb3: a policy's network.")
+    ] = Format.ZIP,
+    version: VersionOption = None,
+    force: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Write a bundle as one file: to move it, or to use a policy elsewhere."""
+    try:
+        location = bundles.stored(ArtifactLocation(_folder(store), key), version)
+        with archives.new_file(to, force) as target:
+            if kind is Format.ZIP:
+                archives.pack(location, target)
+            elif kind is Format.ONNX:
+                from trade_pipeline.training.onnx_export import write_onnx
+
+                write_onnx(location, location.path.name, target)
+            else:
+                from trade_pipeline.training.sb3_export import write_sb3
+
+                write_sb3(location, target)
+    except (StorageError, ValueError) as error:
+        _stop(error)
+    print(f"{to}: {key} version {location.path.name} as {kind.value}")
+
+
+@bundle.command("import")
+def import_bundle(
+    source: Annotated[Path, typer.Argument(help="A policy bundle from elsewhere: zip or folder.")],
+    key: Annotated[str, typer.Option("--as", help="Key to keep it as: imported/<name>.")],
+    store: StoreOption = None,
+) -> None:
+    """Take a policy from elsewhere into the store, if everything about it holds."""
+    from trade_pipeline.training import importing
+
+    try:
+        location = importing.import_policy(source, ArtifactLocation(_folder(store), key))
+    except (StorageError, ValueError) as error:
+        _stop(error)
+    print(f"{key}: version {location.path.name}, imported and verified")
 
 
 @bundle.command()
@@ -49,10 +127,37 @@ def prune(
         location = ArtifactLocation(_folder(store), key)
         if not location.path.is_dir():
             raise StorageError(f"{location}: no such bundle; give its key, {KEY_EXAMPLE}.")
-        removed = bundles.prune(location, keep)
+        # What a promotion points to is in use, and promotions are the record of the final period.
+        removed = bundles.prune(location, keep, pinned(location))
     except (StorageError, ValueError) as error:
         _stop(error)
     print(f"{key}: {len(removed)} versions removed{': ' if removed else ''}{', '.join(removed)}")
+
+
+@app.command()
+def reproduce(
+    key: Annotated[str, typer.Argument(help=f"Dataset, policy or backtest, {KEY_EXAMPLE}.")],
+    version: VersionOption = None,
+    store: StoreOption = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Rebuild in this empty folder, and leave it there.")
+    ] = None,
+) -> None:
+    """Rebuild a bundle from what it records, in a clean store; exit 0 only if the hashes match.
+
+    Otherwise the first input that differs is named. The store itself is only read.
+    """
+    from trade_pipeline.backtest.reproduce import reproduce as rebuild
+
+    try:
+        location = bundles.stored(ArtifactLocation(_folder(store), key), version)
+        with _clean_folder(keep, location.store) as work:
+            done = rebuild(location, work, lambda line: print(line, flush=True), time.monotonic)
+    except (StorageError, ValueError) as error:
+        _stop(error)
+    if not done.matches:
+        _stop(str(done))
+    print(done)
 
 
 @indicators.command("list")
@@ -68,11 +173,37 @@ def list_indicators() -> None:
         print(f"{name}: of {', '.join(indicator.inputs)}; {parameters or 'no parameters'}")
 
 
+def _is_key(name: str, store: Path | None) -> bool:
+    """Whether a bundle's name is a key of the store; a path if it is none but lies somewhere."""
+    path = Path(name)
+    if not path.exists():
+        return True
+    try:
+        key = ArtifactLocation(_folder(store), name)
+    except StorageError:
+        return False
+    return key.path.is_dir() and not (path / bundles.INDEX).exists()
+
+
 def _folder(store: Path | None) -> Path:
     return Places.from_environment(os.environ).store if store is None else store.resolve()
 
 
-def _stop(error: Exception) -> None:
+@contextmanager
+def _clean_folder(keep: Path | None, store: Path) -> Iterator[Path]:
+    """An empty folder outside of the store; a temporary one when none is given."""
+    if keep is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    folder = keep.resolve()
+    if folder.is_relative_to(store.resolve()) or (folder.exists() and any(folder.iterdir())):
+        raise StorageError(f"{keep}: must be an empty folder outside of the store.")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def _stop(error: Exception | str) -> NoReturn:
     print(error, file=sys.stderr)
     raise typer.Exit(code=1)
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from trade_pipeline.backtest.engine import BacktestResult
 from trade_pipeline.backtest.engine import backtest as run_backtest
+from trade_pipeline.backtest.promotion_record import promoted
 from trade_pipeline.backtest.strategies import PolicyStrategy
 from trade_pipeline.backtest.trial import require_dataset
 from trade_pipeline.market.bars import adjusted
@@ -88,35 +89,46 @@ def load_features(
 
 def load_policy(
     experiment: str,
-    trial: str,
+    trial: str | None = None,
     configs: Path | str | None = None,
     store: Path | str | None = None,
 ) -> Policy:
-    """The current version of a trial's policy, verified member by member.
+    """The promoted policy, or the current version of a trial's, verified member by member.
 
     Args:
         experiment: name of a file of configs/experiments.
-        trial: its key, `<variant>.f<fold>.s<seed>`.
+        trial: its key, `<variant>.f<fold>.s<seed>`; None is the policy that is promoted.
         configs: configs folder.
         store: store folder.
 
     Raises:
         SettingsError: there is no such experiment or trial.
-        BundleError: it is not trained, or a byte of it was changed.
+        BundleError: it is not trained or promoted, or a byte of it was changed.
     """
     places = _places(configs, store)
     experiments = read_project(places.configs).experiments
     if experiment not in experiments:
         known = closest(experiment, list(experiments))
         raise SettingsError(f"load_policy: unknown experiment {experiment!r}.{known}")
-    trials = experiments[experiment].trials()
+    settings = experiments[experiment]
+    if trial is None:
+        chosen = promoted(places.store, experiment)
+        if chosen is None:
+            raise bundles.BundleError(
+                f"load_policy: {experiment} has no promoted policy; materialize "
+                f"{experiment}/promoted, or name a trial."
+            )
+        runner = PolicyRunner.load(chosen.location(places.store))
+        made_by = Trial(chosen.trial, chosen.variant, chosen.fold, chosen.seed)
+        return Policy(experiment, made_by, settings, runner, places.store)
+    trials = settings.trials()
     if trial not in trials:
         raise SettingsError(
             f"load_policy: {experiment} has no trial {trial!r}.{closest(trial, list(trials))}"
         )
     home = layout.experiment_bundle(places.store, experiment, "policy", trial)
     runner = PolicyRunner.load(bundles.current(home))
-    return Policy(experiment, trials[trial], experiments[experiment], runner, places.store)
+    return Policy(experiment, trials[trial], settings, runner, places.store)
 
 
 def backtest(policy: Policy) -> BacktestResult:

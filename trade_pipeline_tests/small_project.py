@@ -86,7 +86,7 @@ EXPERIMENT: dict[str, object] = {
         "environments": 8,
         "rollout_steps": 32,
         "batch_size": 128,
-        "network": {"hidden": [16]},
+        "network": {"kind": "mlp", "hidden": [16]},
     },
     "seeds": [0, 1],
     "baselines": [{"kind": "flat"}, {"kind": "buy_and_hold"}],
@@ -184,5 +184,6 @@ def train_all(places: Places, instance: dg.DagsterInstance) -> None:
             assert materialize(
                 places, instance, f"{name}/policy", f"{name}/backtest", first=key
             ).success
-    last = ("alone/report", "pair/report", "leaderboard", "storage_use")
+    reports = [f"{name}/{kind}" for name in trials for kind in ("report", "promoted")]
+    last = (*reports, "leaderboard", "storage_use")
     assert materialize(places, instance, *last).success

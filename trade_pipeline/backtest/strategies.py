@@ -70,12 +70,17 @@ class PolicyStrategy:
                     "backtest it in an environment with its own."
                 )
         self._features = self._runner.features(dataset)
+        self._last_row = -2  # before any row that follows another
         self._market = dataset.market
         self._mapping = mapping_for(environment, len(dataset.instruments))
         self._window = environment.window
 
     def orders(self, row: int, account: Account) -> Orders:
-        """The policy's most likely action."""
+        """The policy's best action."""
+        # No slice begins on the row after another one's last decision: a window lies between.
+        if row != self._last_row + 1:
+            self._runner.reset()
+        self._last_row = row
         seen = observe(account, self._market, self._features, np.array([row]), self._window)
         action = self._runner.act({name: values[0] for name, values in seen.items()})
         return self._mapping.to_orders(action[None])

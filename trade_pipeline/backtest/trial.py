@@ -4,18 +4,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trade_pipeline.backtest import engine
 from trade_pipeline.backtest.bundle import write_backtest
 from trade_pipeline.backtest.engine import backtest
 from trade_pipeline.backtest.report.pictures import equity_png
 from trade_pipeline.backtest.strategies import PolicyStrategy
+from trade_pipeline.evaluation import metrics
 from trade_pipeline.settings.experiment import ExperimentSettings, Trial
+from trade_pipeline.simulator import kernel
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.bundles import BundleReference
+from trade_pipeline.storage.documents import write_json
 from trade_pipeline.storage.frames import StorageError
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.dataset import Dataset, load_dataset
 from trade_pipeline.training.policy import PolicyRunner
 
+PROVENANCE = "provenance.json"
 HEADLINE = ("total_return", "sharpe", "max_drawdown", "turnover", "trades")
 
 
@@ -49,6 +54,21 @@ def backtest_trial(
     environment, _ = experiment.variant(trial.variant)
     test = dataset.folds[trial.fold].test
     result = backtest(dataset, test, environment, PolicyStrategy(runner, trial.key), name)
+    write_json(
+        staging.child(PROVENANCE),
+        {
+            "experiment": name,
+            "trial": trial.key,
+            "fold": trial.fold,
+            "dataset_version": dataset.version,
+            "policy": {
+                "key": policy.path.parent.relative_to(store).as_posix(),
+                "version": policy.path.name,
+            },
+            "environment": environment.model_dump(mode="json"),
+            "implementations": implementations(),
+        },
+    )
     written = write_backtest(
         result,
         dataset,
@@ -63,6 +83,15 @@ def backtest_trial(
         bars=len(result.ts),
         picture=equity_png({trial.key: (result.ts, result.equity)}, f"{name}: {trial.key}"),
     )
+
+
+def implementations() -> dict[str, int]:
+    """What makes a backtest of a policy, by part."""
+    return {
+        "kernel": kernel.IMPLEMENTATION,
+        "engine": engine.IMPLEMENTATION,
+        "metrics": metrics.IMPLEMENTATION,
+    }
 
 
 def require_dataset(runner: PolicyRunner, dataset: Dataset, origin: str) -> None:

@@ -18,9 +18,11 @@ from trade_pipeline.defs.inbox import build_inbox_sensor
 from trade_pipeline.defs.leaderboard import build_leaderboard
 from trade_pipeline.defs.manifests import build_manifest
 from trade_pipeline.defs.ohlcv import build_ohlcv
+from trade_pipeline.defs.overrides import build_override, tried_asset
 from trade_pipeline.defs.partitions import Partitions
 from trade_pipeline.defs.resources import build_resources
 from trade_pipeline.defs.schedules import build_refresh
+from trade_pipeline.defs.search import build_search, search_asset
 from trade_pipeline.defs.sensors import build_jobs, build_retrain_sensor
 from trade_pipeline.defs.storage_use import build_storage_use
 from trade_pipeline.features.registry import FeatureSet
@@ -66,6 +68,7 @@ def build_definitions(places: Places) -> dg.Definitions:
         },
     )
     jobs = {name: build_jobs(name, assets, leaderboard) for name, assets in experiments.items()}
+    searches = {name: job for name in experiments if (job := build_search(name, project))}
     refresh_job, refresh_schedules = build_refresh(project, ohlcv.asset)
     backfill_job = build_backfill(project, ohlcv.asset)
     freshness = build_freshness(project, ohlcv.asset)
@@ -77,6 +80,8 @@ def build_definitions(places: Places) -> dg.Definitions:
             *(asset for assets in experiments.values() for asset in assets.values()),
             leaderboard,
             storage_use.asset,
+            *(tried_asset(name, assets["dataset"]) for name, assets in experiments.items()),
+            *(search_asset(name, experiments[name]["dataset"]) for name in searches),
         ],
         asset_checks=[*(one.stored for one in checked), freshness.check],
         jobs=[
@@ -86,6 +91,8 @@ def build_definitions(places: Places) -> dg.Definitions:
             freshness.job,
             storage_use.job,
             *(job for steps in jobs.values() for job in steps.values()),
+            *(build_override(name, project) for name in experiments),
+            *searches.values(),
         ],
         schedules=[*refresh_schedules, freshness.schedule, storage_use.schedule],
         sensors=[

@@ -1,36 +1,35 @@
-"""The assets of each experiment: dataset, policy, backtest, report.
+"""The assets of each experiment: dataset, policy, backtest, report, promoted.
 
 A factory over `configs/experiments/*.yaml`. Code versions build on each other, so that one changed
 YAML value marks what depends on it and all that follows. Start at `build_experiment`.
 """
 
-import platform
-import shutil
-import subprocess
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 
-from trade_pipeline.compute.base import ComputeResource, Task
 from trade_pipeline.defs.features import feature_set_version
 from trade_pipeline.defs.partitions import same_partition, these_series
 from trade_pipeline.defs.pictures import png
+from trade_pipeline.defs.promotion import build_promoted
 from trade_pipeline.defs.resources import Store, compute_key
+from trade_pipeline.defs.trials import (
+    POOL,
+    defined,
+    discarded_on_failure,
+    train_trial,
+    training_pictures,
+)
 from trade_pipeline.features.registry import FeatureSet
 from trade_pipeline.settings.code_version import code_version, implementation_of
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.project import Project
 from trade_pipeline.storage import bundles, layout
-from trade_pipeline.storage.bundles import BundleReference
-from trade_pipeline.storage.location import ArtifactLocation
-
-TRAINING_TASK = "trade_pipeline.training.task"
+from trade_pipeline.storage.documents import write_json
+from trade_pipeline.training import ledger, recipe
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def build_experiment(
     features: dg.AssetsDefinition,
     manifest: dg.AssetsDefinition,
 ) -> dict[str, dg.AssetsDefinition]:
-    """Dataset, policy, backtest and report of one experiment, by these names."""
+    """Dataset, policy, backtest, report and promoted of one experiment, by these names."""
     experiment = project.experiments[name]
     versions = experiment_versions(experiment, project, feature_set)
     trials = experiment.trials()
@@ -112,7 +111,9 @@ def build_experiment(
 
         built = assemble_dataset(store.path, project, experiment, feature_set, origin)
         staging = bundles.staging(store.path, f"{name}-dataset")
-        with _discarded_on_failure(staging):
+        with discarded_on_failure(staging):
+            made_with = recipe.recipe_of(name, project).model_dump(mode="json")
+            write_json(staging.child(recipe.MEMBER), made_with)
             reference = write_dataset(built, staging)
         return dg.MaterializeResult(
             value=reference,
@@ -138,33 +139,18 @@ def build_experiment(
         group_name=name,
         kinds={"pytorch", "stablebaselines3"},
         description="A trained policy; partition <variant>.f<fold>.s<seed>.",
-        pool="training",
+        metadata={"variants": dg.MetadataValue.md(_variants(experiment))},
+        pool=POOL,
     )
     def policy(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        from trade_pipeline.training.specification import specification
-
-        store: Store = context.resources.store
-        compute: ComputeResource = getattr(context.resources, compute_key(experiment.compute))
         trial = trials[context.partition_key]
-        staging = bundles.staging(store.path, f"{name}-policy-{trial.key}")
-        started = time.monotonic()
-        spec = specification(
-            experiment=name,
-            settings=experiment,
-            trial=trial.key,
-            dataset=bundles.current(layout.experiment_bundle(store.path, name, "dataset")),
-            staging=staging,
-            provenance=_provenance(context.run.run_id),
-        )
-        with _discarded_on_failure(staging):
-            result = compute.run_task(context, Task(TRAINING_TASK, spec, staging.path))
-        reference = BundleReference(staging, result["version"])
+        trained = train_trial(context, name, experiment, trial)
         return dg.MaterializeResult(
-            value=reference,
-            data_version=dg.DataVersion(reference.version),
+            value=trained.reference,
+            data_version=dg.DataVersion(trained.reference.version),
             metadata={
-                **_defined(result["metrics"]),
-                "seconds": round(time.monotonic() - started, 1),
+                **defined(trained.metrics),
+                **training_pictures(trained.reference.location, f"{name}: {trial.key}"),
             },
         )
 
@@ -183,13 +169,13 @@ def build_experiment(
 
         trial = trials[context.partition_key]
         staging = bundles.staging(store.path, f"{name}-backtest-{trial.key}")
-        with _discarded_on_failure(staging):
+        with discarded_on_failure(staging):
             done = backtest_trial(store.path, name, experiment, trial, staging)
         return dg.MaterializeResult(
             value=done.reference,
             data_version=dg.DataVersion(done.reference.version),
             metadata={
-                **_defined(done.headline),
+                **defined(done.headline),
                 "dagster/row_count": done.bars,
                 "equity": png("equity and drawdown", done.picture),
             },
@@ -208,61 +194,40 @@ def build_experiment(
         from trade_pipeline.backtest.experiment_report import write_report
 
         staging = bundles.staging(store.path, f"{name}-report")
-        with _discarded_on_failure(staging):
+        with discarded_on_failure(staging):
             done = write_report(store.path, name, experiment, staging)
         home = layout.experiment_bundle(store.path, name, "report")
         page = home.child(done.reference.version, "report.html").path
+        tried = ledger.trials_tried(store.path, experiment=name)
         return dg.MaterializeResult(
             value=done.reference,
             data_version=dg.DataVersion(done.reference.version),
             metadata={
                 "report": dg.MetadataValue.path(str(page)),
                 "leaderboard": dg.MetadataValue.md(done.table),
+                "trials ever tried": tried.trials,
+                "configurations ever tried": tried.configurations,
                 "equity": png("equity of policy and baselines", done.picture),
             },
         )
 
-    return {"dataset": dataset, "policy": policy, "backtest": backtest, "report": report}
-
-
-@contextmanager
-def _discarded_on_failure(staging: ArtifactLocation) -> Iterator[None]:
-    """Remove a half-written bundle when its step fails or is cancelled."""
-    try:
-        yield
-    except BaseException:  # a cancelled run raises no Exception
-        shutil.rmtree(staging.path, ignore_errors=True)
-        raise
-
-
-def _provenance(run_id: str) -> dict[str, str]:
-    """What is known of this run; it goes into informational members only."""
+    promoted = build_promoted(name, experiment, report, versions.report)
     return {
-        "run_id": run_id,
-        "commit": _commit(),
-        "host": platform.node(),
-        "started": datetime.now(UTC).isoformat(),
+        "dataset": dataset,
+        "policy": policy,
+        "backtest": backtest,
+        "report": report,
+        "promoted": promoted,
     }
 
 
-def _defined(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures that have a value; metadata knows no null."""
-    return {name: value for name, value in figures.items() if value is not None}
-
-
-def _commit() -> str:
-    """Commit of the code that runs, or `unknown` outside a git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
+def _variants(experiment: ExperimentSettings) -> str:
+    """What each variant changes, as a table."""
+    rows = [
+        f"| {name} | `{yaml.safe_dump(overrides, default_flow_style=True, width=10**6).strip()}` |"
+        for name, overrides in experiment.variants.items()
+    ]
+    return "\n".join(["| variant | overrides |", "|---|---|", *rows])
 
 
 def _utc(ms: Any) -> str:

@@ -1,24 +1,42 @@
 """One experiment: `configs/experiments/<name>.yaml`, from data span to baselines.
 
 A trial is `<variant>.f<fold>.s<seed>`; trials are listed here and looked up, never parsed.
+Variants are those of the file, each with every combination of its `sweep`.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from trade_pipeline.settings.base import Settings, parse_settings
+from trade_pipeline.settings.algorithm import AlgorithmSettings, check_algorithm
+from trade_pipeline.settings.base import Settings, SettingsError, closest, parse_settings
 from trade_pipeline.settings.environment import EnvironmentSettings
+from trade_pipeline.settings.overrides import (
+    PARTS,
+    at_path,
+    check_paths,
+    merge,
+    short_hash,
+    spelled,
+    swept,
+)
+from trade_pipeline.settings.promotion import PromotionSettings
+from trade_pipeline.settings.search import SearchSettings
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 RESERVED_NAMES = frozenset(
     {
         "adhoc_backtest",
+        "checkpoints",
         "features",
+        "imported",
         "leaderboard",
+        "ledger",
         "manifest",
         "ohlcv",
+        "quarantine",
         "staging",
         "storage_use",
         "verdicts",
@@ -76,48 +94,6 @@ SplitSettings = Annotated[
 ]
 
 
-class NetworkSettings(Settings):
-    """Policy network: a multilayer perceptron over the window and the account."""
-
-    kind: Literal["mlp"] = "mlp"
-    hidden: tuple[PositiveInt, ...] = Field(default=(64, 64), min_length=1)
-    activation: Literal["tanh", "relu"] = "tanh"
-    shared: bool = Field(default=True, description="One trunk for policy and value.")
-
-
-class PPOSettings(Settings):
-    """Stable-Baselines3 PPO. Frames are environment steps summed over environments."""
-
-    kind: Literal["ppo"]
-    total_frames: PositiveInt = 100_000
-    environments: PositiveInt = 128
-    rollout_steps: PositiveInt = 16
-    batch_size: PositiveInt = 512
-    epochs: PositiveInt = 4
-    learning_rate: float = Field(default=1e-3, gt=0)
-    gamma: float = Field(default=0.99, gt=0, le=1)
-    gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    clip_range: float = Field(default=0.2, gt=0)
-    entropy_coefficient: float = Field(default=0.01, ge=0)
-    value_coefficient: float = Field(default=0.5, ge=0)
-    max_grad_norm: float = Field(default=0.5, gt=0)
-    reward_scale: float = Field(
-        default=100.0, gt=0, description="Rewards are multiplied by this for learning only."
-    )
-    network: NetworkSettings = NetworkSettings()
-    threads: PositiveInt = Field(default=1, description="torch threads; part of the version.")
-
-    @model_validator(mode="after")
-    def _batches_fill_a_rollout(self) -> "PPOSettings":
-        rollout = self.environments * self.rollout_steps
-        if rollout % self.batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} does not divide environments x rollout_steps "
-                f"= {rollout}"
-            )
-        return self
-
-
 class FlatBaseline(Settings):
     """Never trades."""
 
@@ -163,6 +139,13 @@ BaselineSettings = Annotated[
 ]
 
 
+class _Varied(Settings):
+    """What a variant can change."""
+
+    environment: EnvironmentSettings
+    algorithm: AlgorithmSettings
+
+
 class Trial(NamedTuple):
     """One training: a variant on a fold with a seed; `key` is its partition."""
 
@@ -188,15 +171,25 @@ class ExperimentSettings(Settings):
         default=None, description="Start of the period that no fold touches, up to `to`."
     )
     environment: EnvironmentSettings
-    algorithm: PPOSettings
+    algorithm: AlgorithmSettings
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict,
+        exclude=True,  # variants hold what it gives
+        description="Dotted path in environment or algorithm to the values to try.",
+    )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=_only_base,
         min_length=1,
-        description="Name to overrides of environment and algorithm.",
+        validate_default=True,
+        description="Name to overrides of environment and algorithm; sweep multiplies them.",
     )
     baselines: tuple[BaselineSettings, ...] = Field(
         default=(FlatBaseline(kind="flat"), BuyAndHoldBaseline(kind="buy_and_hold"))
+    )
+    promotion: PromotionSettings = PromotionSettings()
+    search: SearchSettings | None = Field(
+        default=None, description="Settings to look for; needs the extra `search`."
     )
     compute: str = Field(default="local", description="Name of a file of configs/compute.")
     retrain: Literal["manual", "monthly", "on_new_slice"] = "manual"
@@ -211,19 +204,34 @@ class ExperimentSettings(Settings):
             raise ValueError("entries must be unique")
         return values
 
+    @field_validator("sweep")
+    @classmethod
+    def _values_to_try(cls, sweep: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        check_paths(list(sweep))
+        for path, values in sweep.items():
+            if not values:
+                raise ValueError(f"{path!r} has no value to try; list one, or drop the key")
+            names = [spelled(value) for value in values]
+            for value, name in zip(values, names, strict=True):
+                if names.count(name) > 1:
+                    raise ValueError(f"{path!r} lists {value!r} twice")
+        return sweep
+
     @field_validator("variants")
     @classmethod
-    def _variant_names(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _variant_names(
+        cls, variants: dict[str, dict[str, Any]], info: ValidationInfo
+    ) -> dict[str, dict[str, Any]]:
         for name, overrides in variants.items():
             if not name.replace("_", "").isalnum():
                 raise ValueError(f"variant {name!r}: use letters, digits and underscores")
-            unknown = set(overrides) - {"environment", "algorithm"}
+            unknown = set(overrides) - set(PARTS)
             if unknown:
                 raise ValueError(
                     f"variant {name!r} overrides {sorted(unknown)}; only environment and "
                     "algorithm can vary"
                 )
-        return variants
+        return swept(variants, info.data.get("sweep", {}), MOST_TRIALS)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ExperimentSettings":
@@ -231,18 +239,33 @@ class ExperimentSettings(Settings):
             raise ValueError(f"from {self.start} must come before to {self.end}")
         if self.final_from is not None and not self.start < self.final_from < self.end:
             raise ValueError(f"final_from {self.final_from} must lie between from and to")
-        if self.environment.actions.kind == "brackets" and len(self.series) != 1:
-            raise ValueError(
-                f"actions of kind brackets trade one instrument, but {len(self.series)} series "
-                "are listed; use kind weights"
-            )
+        self.promotion.check_baselines([one.kind for one in self.baselines])
         for name in self.variants:
-            self.variant(name)[0].costs.check_lists(len(self.series))
+            environment, algorithm = self.variant(name)
+            if environment.actions.kind == "brackets" and len(self.series) != 1:
+                raise ValueError(
+                    f"variant {name}: actions of kind brackets trade one instrument, but "
+                    f"{len(self.series)} series are listed; use kind weights"
+                )
+            environment.costs.check_lists(len(self.series))
+            check_algorithm(algorithm, environment, f"variant {name}")
         if len(self.trials()) > MOST_TRIALS:
             raise ValueError(
                 f"variants x folds x seeds is {len(self.trials())} trials; at most {MOST_TRIALS}"
             )
+        if self.search is not None:
+            self._check_search(self.search)
         return self
+
+    def _check_search(self, search: SearchSettings) -> None:
+        if search.variant not in self.variants:
+            known = closest(search.variant, list(self.variants))
+            raise ValueError(f"search.variant: there is no variant {search.variant!r}.{known}")
+        if search.fold >= self.folds:
+            raise ValueError(f"search.fold {search.fold}: there are {self.folds}, counted from 0")
+        for path, dimension in search.space.items():
+            for value in dimension.ends:
+                self.tried(search.variant, at_path(path, value), self.seeds, f"search.space.{path}")
 
     @property
     def folds(self) -> int:
@@ -259,28 +282,35 @@ class ExperimentSettings(Settings):
         )
         return {trial.key: trial for trial in listed}
 
-    def variant(self, name: str) -> tuple[EnvironmentSettings, PPOSettings]:
+    def variant(self, name: str) -> tuple[EnvironmentSettings, AlgorithmSettings]:
         """Environment and algorithm of one variant, overrides applied and validated."""
-        overrides = self.variants[name]
-        environment = _merge(
-            self.environment.model_dump(mode="json"), overrides.get("environment", {})
-        )
-        algorithm = _merge(self.algorithm.model_dump(mode="json"), overrides.get("algorithm", {}))
-        return (
-            parse_settings(environment, EnvironmentSettings, f"variants.{name}.environment"),
-            parse_settings(algorithm, PPOSettings, f"variants.{name}.algorithm"),
-        )
+        mine = self.model_dump(mode="json", include=set(PARTS))
+        origin = f"{'sweep' if self.sweep else 'variants'}.{name}"
+        varied = parse_settings(merge(mine, self.variants[name]), _Varied, origin)
+        return varied.environment, varied.algorithm
 
+    def tried(
+        self, variant: str, overrides: Mapping[str, Any], seeds: Sequence[int], origin: str
+    ) -> "ExperimentSettings":
+        """The experiment with one new variant alone, `<variant>_x<8 hex digits>`.
 
-def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Overrides laid over a base, mapping by mapping; lists and other kinds are replaced whole."""
-    if overrides.get("kind", base.get("kind")) != base.get("kind"):
-        return dict(overrides)
-    merged = dict(base)
-    for key, value in overrides.items():
-        inner = merged.get(key)
-        if isinstance(value, dict) and isinstance(inner, dict):
-            merged[key] = _merge(inner, value)
-        else:
-            merged[key] = value
-    return merged
+        Args:
+            variant: which of its variants the overrides change.
+            overrides: of `environment` and `algorithm`, as in `variants`.
+            seeds: of the new trials.
+            origin: opens each message, such as the experiment's file.
+
+        Raises:
+            SettingsError: there is no such variant, or the overrides are wrong.
+        """
+        if variant not in self.variants:
+            known = closest(variant, list(self.variants))
+            raise SettingsError(f"{origin}: there is no variant {variant!r}.{known}")
+        varied = _Varied(**dict(zip(PARTS, self.variant(variant), strict=True)))
+        name = f"{variant}_x{short_hash(overrides)}"
+        content = {
+            **self.model_dump(mode="json", by_alias=True, exclude={"search"}),
+            "variants": {name: merge(varied.model_dump(mode="json"), overrides)},
+            "seeds": list(seeds),
+        }
+        return parse_settings(content, ExperimentSettings, f"{origin}: overrides of {variant}")

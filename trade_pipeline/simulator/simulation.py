@@ -5,7 +5,7 @@ on one thread or several; an account's course depends on its own orders and its 
 alone, so the number of accounts and of threads never changes it. Start at `Simulation`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -265,6 +265,22 @@ class Simulation:
         else:
             seen["window"] = self.features[row + 1 - self.settings.window : row + 1].copy()
         return Ended(reward, row - first, terminated), seen
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All that changes while accounts are stepped, by name: enough to go on from here."""
+        return self._state._asdict()
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from where `arrays` was read.
+
+        Raises:
+            ValueError: if they are those of another simulation.
+        """
+        for name, own in self.arrays().items():
+            given = arrays.get(name)
+            if given is None or (given.shape, given.dtype) != (own.shape, own.dtype):
+                raise ValueError(f"{name} is not that of such a simulation; begin anew")
+            own[...] = given
 
     def _add_custom(self, rewards: FloatArray, equity_before: FloatArray) -> None:
         if self.reward.custom:

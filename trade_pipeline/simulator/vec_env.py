@@ -4,7 +4,7 @@ Same rules, observations and rewards as `env`, no Python loop over accounts but 
 episode ended. Start at `step_wait`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -146,6 +146,11 @@ class TradingVecEnv(VecEnv):
         if self._records:
             self._remember(dones)
         return seen, scaled, dones, infos
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from where `simulation.arrays()` was read, without a reset."""
+        self.simulation.restore(arrays)
+        self._begun = True
 
     def close(self) -> None:
         """Nothing to release."""

@@ -235,6 +235,22 @@ def current(key_location: ArtifactLocation) -> ArtifactLocation:
     return location
 
 
+def stored(key_location: ArtifactLocation, version: str | None = None) -> ArtifactLocation:
+    """The folder of a version, of the current one when none is given.
+
+    Raises:
+        BundleError: it is not there, or `version` is not 32 hex digits.
+    """
+    if version is None:
+        return current(key_location)
+    if not _VERSION.fullmatch(version):
+        raise BundleError(f"{key_location}: version {version!r} is not 32 hex digits.")
+    location = key_location.child(version)
+    if not location.path.is_dir():
+        raise BundleError(f"{key_location}: version {version} is not there.")
+    return location
+
+
 def prune(key_location: ArtifactLocation, keep: int, pinned: Collection[str] = ()) -> list[str]:
     """Remove old versions; the `keep` committed last, the current one and `pinned` ones stay.
 

@@ -33,9 +33,19 @@ def storage_use(store: Path) -> ArtifactLocation:
 def experiment_bundle(
     store: Path, experiment: str, kind: str, trial: str | None = None
 ) -> ArtifactLocation:
-    """Folder of a bundle's versions; `kind` is dataset, policy, backtest or report."""
+    """Folder of a bundle's versions; `kind` is the asset's name, such as policy."""
     key = f"{experiment}/{kind}" if trial is None else f"{experiment}/{kind}/{trial}"
     return ArtifactLocation(store, key)
+
+
+def checkpoint(store: Path, experiment: str, trial: str) -> ArtifactLocation:
+    """Folder of a training's state while it runs, or after it was killed: a bundle."""
+    return ArtifactLocation(store, f"checkpoints/{experiment}/{trial}")
+
+
+def ledger(store: Path, experiment: str) -> ArtifactLocation:
+    """Folder of the trials ever begun of an experiment: JSON documents that never change."""
+    return ArtifactLocation(store, f"ledger/{experiment}")
 
 
 def verdict(store: Path, check: str, series: str, year: int) -> ArtifactLocation:

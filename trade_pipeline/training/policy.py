@@ -1,182 +1,135 @@
-"""A trained policy as it is stored and run: network, feature scaling, specification.
+"""A trained policy as it is stored and run: weights, scaling, specification.
 
-The one inference path: validation, backtests and whatever trades later all ask a `PolicyRunner`.
-It knows nothing of how a policy was trained. No pickle: the network is rebuilt from `spec.json`
-and its weights are read with safetensors. Start at `PolicyRunner.load`.
+The one inference path: validation, backtests and whatever trades later all ask a `PolicyRunner`,
+which knows nothing of how a policy was trained. Nothing is unpickled and nothing a bundle says is
+believed: `policy_documents` bounds what `spec.json` may ask for, and weights are read with
+safetensors. Start at `PolicyRunner.load`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
-import torch
+import safetensors.numpy
 from numpy.typing import NDArray
-from torch import nn
 
-from trade_pipeline.settings.experiment import NetworkSettings
+from trade_pipeline.simulator import lanes
+from trade_pipeline.simulator.actions import ActionMapping
+from trade_pipeline.simulator.compiled import resolved
+from trade_pipeline.simulator.kernel import (
+    Account,
+    Fills,
+    Market,
+    Orders,
+    Rules,
+    check_account,
+)
 from trade_pipeline.storage.bundles import verify
-from trade_pipeline.storage.documents import read_json, write_json
+from trade_pipeline.storage.documents import write_json
 from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.training import policy_documents as documents
+from trade_pipeline.training.compiled_network import CompiledNetwork, weight_shapes
 from trade_pipeline.training.dataset import Dataset
-from trade_pipeline.training.splits import Rows
+from trade_pipeline.training.inference import (
+    ACTION_KINDS,
+    Choosing,
+    choose,
+    forward_all,
+    trade_rows,
+)
+from trade_pipeline.training.normalizer import NORMALIZER, AccountStatistics, Normalizer
+from trade_pipeline.training.policy_documents import PolicyError
 
-WEIGHTS, NORMALIZER, SPEC = "policy.safetensors", "normalizer.json", "spec.json"
-DETERMINISTIC = (WEIGHTS, NORMALIZER, SPEC)
-# One position input beside a long window of features is too quiet to be learned from.
-POSITION_SCALE = 8.0
+__all__ = [
+    "DETERMINISTIC",
+    "LEARNER",
+    "NORMALIZER",
+    "SPEC",
+    "WEIGHTS",
+    "AccountStatistics",
+    "Normalizer",
+    "PolicyError",
+    "PolicyRunner",
+    "write_policy",
+]
+
+WEIGHTS, LEARNER = "policy.safetensors", "learner.safetensors"
+SPEC = "spec.json"
+ROWS_AT_A_TIME = 2**15
+DETERMINISTIC = (WEIGHTS, LEARNER, NORMALIZER, SPEC)
 
 FloatArray = NDArray[np.float32]
 Action = NDArray[Any]  # int64 or float32
 Observation = Mapping[str, NDArray[Any]]
 
 
-class PolicyError(ValueError):
-    """A policy bundle cannot be used here; the message says why."""
+class Traded(NamedTuple):
+    """What a policy made of some rows: float64 equity after each step, and how many fills."""
 
-
-@dataclass(frozen=True)
-class Normalizer:
-    """Scales features elementwise in float32: `(feature - mean) / std`.
-
-    Attributes:
-        mean, std: float32 [N, F]; 0 and 1 where nothing is scaled.
-    """
-
-    mean: FloatArray
-    std: FloatArray
-
-    @classmethod
-    def fit(cls, features: FloatArray, segments: Rows, scaling: str) -> "Normalizer":
-        """Statistics of the rows of `segments` alone, one pair per instrument and feature.
-
-        A feature that does not vary there is only centred: its deviation is rounding error.
-
-        Args:
-            features: float32 [T, N, F].
-            segments: int64 [K, 2], a fold's training part.
-            scaling: `standard`, or `none` for mean 0 and deviation 1.
-        """
-        shape = features.shape[1:]
-        mean, std = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-        if scaling == "none":
-            return cls(mean, std)
-        for index in np.ndindex(*shape):
-            column = np.concatenate([features[a:b, *index] for a, b in segments])
-            average = column.mean(dtype=np.float64)
-            deviation = column.std(dtype=np.float64)
-            mean[index] = average
-            if deviation > 1e-6 * abs(average):
-                std[index] = deviation
-        return cls(mean, std)
-
-    def transform(self, features: FloatArray) -> FloatArray:
-        """Scaled features, float32 [T, N * F], of float32 [T, N, F]."""
-        scaled = (np.asarray(features) - self.mean) / self.std
-        return np.ascontiguousarray(scaled.reshape(len(features), -1), np.float32)
-
-    def document(self) -> dict[str, Any]:
-        """As `normalizer.json` holds it; a float32 survives JSON exactly."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
-
-    @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> "Normalizer":
-        """The inverse of `document`."""
-        return cls(np.array(document["mean"], np.float32), np.array(document["std"], np.float32))
-
-
-class PolicyNetwork(nn.Module):
-    """Multilayer perceptron from an observation to action logits (or means of weights)."""
-
-    account_scale: torch.Tensor
-
-    def __init__(self, specification: Mapping[str, Any]) -> None:
-        super().__init__()
-        hidden = specification["hidden"]
-        self.register_buffer(
-            "account_scale", torch.tensor(specification["account_scale"]), persistent=False
-        )
-        self.trunk = trunk(specification["inputs"], hidden, specification["activation"])
-        self.action = nn.Linear(hidden[-1], specification["outputs"])
-
-    def forward(self, window: torch.Tensor, account: torch.Tensor) -> torch.Tensor:
-        """Logits [B, L] of window [B, W, N * F] and account [B, 5 N + 1]."""
-        logits: torch.Tensor = self.action(
-            self.trunk(flatten_observation(window, account, self.account_scale))
-        )
-        return logits
-
-
-def network_specification(
-    network: NetworkSettings, window: int, columns: int, instruments: int, outputs: int
-) -> dict[str, Any]:
-    """What `PolicyNetwork` is built from: layer sizes, and the scale of each account input.
-
-    Args:
-        network: settings.
-        window: rows of an observation, W.
-        columns: features of all instruments, N * F.
-        instruments: N.
-        outputs: logits or weights, L.
-    """
-    account_scale = [POSITION_SCALE, POSITION_SCALE, 1.0, 1.0, 1.0] * instruments + [1.0]
-    return {
-        "kind": network.kind,
-        "inputs": window * columns + len(account_scale),
-        "hidden": list(network.hidden),
-        "activation": network.activation,
-        "account_scale": account_scale,
-        "outputs": outputs,
-    }
-
-
-def trunk(inputs: int, hidden: Sequence[int], activation: str) -> nn.Sequential:
-    """The layers below the action: a linear map and an activation for each hidden size."""
-    kinds: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
-    layers: list[nn.Module] = []
-    for size in hidden:
-        layers += [nn.Linear(inputs, size), kinds[activation]()]
-        inputs = size
-    return nn.Sequential(*layers)
-
-
-def flatten_observation(
-    window: torch.Tensor, account: torch.Tensor, account_scale: torch.Tensor
-) -> torch.Tensor:
-    """One vector an observation [B, W * N * F + 5 N + 1]: the window, then the scaled account."""
-    return torch.cat([window.flatten(1), account * account_scale], dim=1)
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Run torch on `count` threads, then restore: thread counts change the last bits of sums."""
-    before = torch.get_num_threads()
-    if before != count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if before != count:
-            torch.set_num_threads(before)
+    equity: NDArray[np.float64]
+    fills: int
 
 
 class PolicyRunner:
-    """Asks a policy for its deterministic action, one observation at a time.
+    """Asks a policy for its deterministic action, one observation at a time, for one caller.
 
-    Batch size and thread count change the last bits of a matrix product, so both are fixed at 1:
-    the same observation gives the same action wherever it is asked for.
+    Args:
+        specification: as `spec.json` holds it; observation, action and network are read here.
+        normalizer: of the features, and of the account vector.
+        weights: float32 arrays under the names of `networks.PolicyNetwork`'s state.
+
+    Attributes:
+        specification: as given.
+        normalizer: as given.
+        network: for outputs of many observations at once, with memories of their own.
+
+    Raises:
+        PolicyError: the parts do not fit together.
     """
 
     def __init__(
-        self, specification: Mapping[str, Any], normalizer: Normalizer, network: PolicyNetwork
+        self,
+        specification: Mapping[str, Any],
+        normalizer: Normalizer,
+        weights: Mapping[str, FloatArray],
     ) -> None:
+        documents.check_acting(specification)
         self.specification = specification
         self.normalizer = normalizer
-        self._network = network.eval()
-        action = specification["action"]
-        self._parts = np.cumsum(action["nvec"])[:-1] if action["kind"] == "multi_discrete" else None
+        network, action = specification["network"], specification["action"]
+        documents.check_weights(weights, weight_shapes(network))
+        account = normalizer.account
+        documents.check_normalizer(normalizer, specification)
+        if account is None:
+            self.network = CompiledNetwork(network, weights)
+        else:
+            deviation = np.sqrt(account.var + account.epsilon)
+            self.network = CompiledNetwork(network, weights, account.mean, deviation, account.clip)
+        self._choosing = Choosing(
+            ACTION_KINDS.index(action["kind"]),
+            np.array(action.get("nvec", []), np.int64),
+            np.array(action.get("low", []), np.float32),
+            np.array(action.get("high", []), np.float32),
+        )
+        self._window = np.zeros((network["window"], network["columns"]), np.float32)
+        self._account = np.zeros(self.network.account_inputs, np.float32)
+        self._memory = self.network.memory(1)
+        self._room = self.network.room()
+        self._outputs = np.zeros((1, self.network.outputs), np.float32)
+        self._choices = np.zeros(len(self._choosing.counts), np.int64)
+        self._weights = np.zeros(len(self._choosing.low), np.float32)
+        # Looking at the types of arguments on every call would take longer than the network.
+        self._forward_arguments = (
+            self.network.plan,
+            self._window.reshape(1, -1),
+            self._account[np.newaxis],
+            self._memory,
+            self._room,
+            self._outputs,
+        )
+        self._choose_arguments = (self._choosing, self._outputs[0], self._choices, self._weights)
+        self._forward = resolved(forward_all, *self._forward_arguments)
+        self._choose = resolved(choose, *self._choose_arguments)
 
     @classmethod
     def load(cls, location: ArtifactLocation) -> "PolicyRunner":
@@ -184,19 +137,16 @@ class PolicyRunner:
 
         Raises:
             BundleError: a member is missing or changed.
-            PolicyError: the weights do not fit the specification.
+            PolicyError: a member is not what it must be, or they do not fit together.
         """
         verify(location)
-        specification = read_json(location.child(SPEC))
-        network = PolicyNetwork(specification["network"])
-        try:
-            network.load_state_dict(safetensors.torch.load_file(location.path / WEIGHTS))
-        except (RuntimeError, safetensors.SafetensorError) as error:
-            raise PolicyError(
-                f"{location}: {WEIGHTS} does not fit the network of {SPEC} ({error}); "
-                "train the policy again."
-            ) from error
-        return cls(specification, Normalizer.parse(read_json(location.child(NORMALIZER))), network)
+        specification = documents.read_document(location.child(SPEC))
+        documents.parse(specification, documents.PolicySpecification, f"{location}: {SPEC}")
+        normalizer = Normalizer.parse(documents.read_document(location.child(NORMALIZER)))
+        weights = documents.read_weights(
+            location.child(WEIGHTS), weight_shapes(specification["network"])
+        )
+        return cls(specification, normalizer, weights)
 
     def features(self, dataset: Dataset) -> FloatArray:
         """The dataset's features as this policy sees them: scaled, float32 [T, N * F].
@@ -214,36 +164,167 @@ class PolicyRunner:
             )
         return self.normalizer.transform(dataset.features)
 
-    def logits(self, observation: Observation) -> FloatArray:
-        """Logits of each discrete choice, or the means of the weights: float32 [L].
+    def reset(self) -> None:
+        """Forget what was seen; a slice begins."""
+        self._memory[:] = 0.0
+
+    def outputs(self, observation: Observation) -> FloatArray:
+        """What the network says of the next observation: float32 [L]. A memory takes it in.
 
         Args:
             observation: `window` float32 [W, N * F] of scaled features, `account` [5 N + 1].
         """
-        window = torch.from_numpy(np.array(observation["window"], np.float32)[None])
-        account = torch.from_numpy(np.array(observation["account"], np.float32)[None])
-        with torch_threads(1), torch.inference_mode():
-            logits: FloatArray = self._network(window, account)[0].numpy()
-        return logits
+        self._see(observation)
+        outputs: FloatArray = self._outputs[0].copy()
+        return outputs
 
     def act(self, observation: Observation) -> Action:
-        """The most likely action, flat: int64 [parts] choices, or float32 [N] weights."""
-        logits = self.logits(observation)
-        if self._parts is not None:
-            parts = np.split(logits, self._parts)
-            return np.array([int(part.argmax()) for part in parts], np.int64)
-        action = self.specification["action"]
-        return np.clip(logits, np.float32(action["low"]), np.float32(action["high"]))
+        """The best action, flat: int64 [parts] choices, or float32 [N] weights.
+
+        Raises:
+            PolicyError: an output is not finite.
+        """
+        self._see(observation)
+        if not self._choose(*self._choose_arguments):
+            raise _not_finite()
+        return self._choices.copy() if len(self._choices) else self._weights.copy()
+
+    def _see(self, observation: Observation) -> None:
+        for name, room in (("window", self._window), ("account", self._account)):
+            given = observation[name]
+            if given.shape != room.shape:
+                raise PolicyError(
+                    f"the observation's {name} has shape {list(given.shape)}; the policy sees "
+                    f"{list(room.shape)}."
+                )
+            room[...] = given
+        self._forward(*self._forward_arguments)
+
+    def trade(
+        self,
+        account: Account,
+        market: Market,
+        features: FloatArray,
+        rows: tuple[int, int],
+        rules: Rules,
+        mapping: ActionMapping,
+    ) -> Traded:
+        """Act on the close of each row of a range; the same bits as bar by bar, in compiled code.
+
+        Args:
+            account: one account, changed in place.
+            market: T bars.
+            features: float32 [T, N * F], scaled.
+            rows: the first row that is decided on, and the one after the last.
+            rules: costs and limits.
+            mapping: of the environment's actions.
+
+        Returns:
+            Equity after each step, fewer than rows if the account was ruined, and how many fills.
+
+        Raises:
+            PolicyError: actions, features or rows do not fit, or an output is not finite.
+        """
+        self._check_trade(market, features, rows, mapping)
+        check_account(account, market.instruments, rules)
+        flat = np.ascontiguousarray(features, np.float32).reshape(-1)
+        orders = Orders.room(1, market.instruments)
+        fills = Fills.empty(1, market.instruments)
+        blocks, holdings = lanes.room(1, market.instruments)
+        first, end = rows
+        row, counts = np.array([first]), np.zeros(2, np.int64)
+        equity = np.empty(end - first)
+        done = 0
+        # In pieces, so that who cancels does not wait for millions of bars.
+        for start in range(0, len(equity), ROWS_AT_A_TIME):
+            part = equity[start : start + ROWS_AT_A_TIME]
+            steps = trade_rows(
+                self.network.plan,
+                self._choosing,
+                self._memory[0],
+                self._room,
+                self._outputs[0],
+                self._choices,
+                self._weights,
+                flat,
+                features.shape[1],
+                self._window.reshape(1, -1),
+                self._account[np.newaxis],
+                rules,
+                mapping.choices,
+                orders,
+                account.balances,
+                account.positions,
+                account.daily_volume,
+                counts,
+                fills.records,
+                market.bars,
+                blocks[0],
+                holdings[0],
+                row,
+                part,
+            )
+            if steps < 0:
+                raise _not_finite()
+            done += steps
+            if steps < len(part):
+                break
+        return Traded(equity[:done], int(counts[1]))
+
+    def _check_trade(
+        self,
+        market: Market,
+        features: FloatArray,
+        rows: tuple[int, int],
+        mapping: ActionMapping,
+    ) -> None:
+        """Refuse what compiled code would read beyond its arrays for."""
+        window, columns = self._window.shape
+        if not window - 1 <= rows[0] <= rows[1] < market.rows:
+            raise PolicyError(
+                f"rows {rows[0]} to {rows[1]} of {market.rows} cannot be decided on with a window "
+                f"of {window}; begin at row {window - 1} or later and end before the last."
+            )
+        if features.shape != (market.rows, columns):
+            raise PolicyError(
+                f"features have shape {features.shape}; {(market.rows, columns)} is expected."
+            )
+        choices = mapping.choices
+        fits = np.array_equal(choices.counts, self._choosing.counts)
+        instruments = len(self.specification["observation"]["instruments"])
+        if not fits or len(choices.low) != len(self._weights) or market.instruments != instruments:
+            raise PolicyError(
+                "the environment's actions or number of instruments are not those that the policy "
+                "was trained with; use an environment with its own."
+            )
 
 
 def write_policy(
     staging: ArtifactLocation,
-    weights: Mapping[str, torch.Tensor],
+    weights: Mapping[str, FloatArray],
+    learner: Mapping[str, NDArray[Any]],
     normalizer: Normalizer,
     specification: Mapping[str, Any],
 ) -> None:
-    """Write the deterministic members of a policy bundle into a staging folder."""
+    """Write the deterministic members of a policy bundle into a staging folder.
+
+    Args:
+        staging: the folder.
+        weights: of the network that acts, under the names of `networks.PolicyNetwork`'s state.
+        learner: all that was learned, critics included, under the names of SB3's policy.
+        normalizer: of the features, and of the account vector.
+        specification: JSON-able; see `policy_documents.PolicySpecification`.
+    """
     staging.path.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(dict(weights), staging.path / WEIGHTS)
+    for name, arrays in ((WEIGHTS, weights), (LEARNER, learner)):
+        contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        safetensors.numpy.save_file(contiguous, staging.path / name)
     write_json(staging.child(NORMALIZER), normalizer.document())
     write_json(staging.child(SPEC), specification)
+
+
+def _not_finite() -> PolicyError:
+    return PolicyError(
+        "the network gives numbers that are not finite; the features or the account are far "
+        "outside of what it was trained on, or its weights are damaged. Train the policy again."
+    )

@@ -1,201 +1,211 @@
-"""Stable-Baselines3's PPO, set up from our settings, and what we take out of it afterwards.
+"""Stable-Baselines3's algorithms, set up from our settings, and what we take out of them.
 
-What leaves it is plain: named tensors for
-`policy.PolicyNetwork`, rows of diagnostics, progress. Start at `make_ppo`.
+What leaves here is plain: named tensors for `networks.PolicyNetwork`. Start at `make_model`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+from numpy.typing import NDArray
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, DQN, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
 
-from trade_pipeline.settings.experiment import PPOSettings
-from trade_pipeline.training.policy import flatten_observation, trunk
+from trade_pipeline.settings.algorithm import (
+    A2CSettings,
+    AlgorithmSettings,
+    DQNSettings,
+    LinearSchedule,
+    LSTMSettings,
+    OnPolicy,
+    RecurrentPPOSettings,
+    SACSettings,
+    TD3Settings,
+)
+from trade_pipeline.training.choices import ChoicesPolicy
+from trade_pipeline.training.networks import ACTIVATIONS, Trunk
+from trade_pipeline.training.ppo import LeanPPO
 
-REPORT_EVERY_SECONDS = 1.0
-
-
-class Progress(NamedTuple):
-    """How far a training is; `mean_episode_reward` is None until an episode has ended."""
-
-    frames: int
-    total_frames: int
-    frames_per_second: float
-    eta_seconds: float
-    mean_episode_reward: float | None
-
-    def __str__(self) -> str:
-        """A line for people who watch."""
-        reward = self.mean_episode_reward
-        return (
-            f"{self.frames} of {self.total_frames} frames, {self.frames_per_second:.0f} a second, "
-            f"{self.eta_seconds:.0f} s left, mean episode reward "
-            + ("not known yet" if reward is None else f"{reward:.4g}")
-        )
+# Where SB3 keeps what `PolicyNetwork` is made of, by algorithm: prefix there to prefix here.
+_ON_POLICY = {"pi_features_extractor.trunk.": "trunk.", "action_net.": "action."}
+NAMES = {
+    "ppo": _ON_POLICY,
+    "a2c": _ON_POLICY,
+    "recurrent_ppo": {**_ON_POLICY, "lstm_actor.": "lstm."},
+    "sac": {"actor.features_extractor.trunk.": "trunk.", "actor.mu.": "action."},
+    "td3": {"actor.features_extractor.trunk.": "trunk.", "actor.mu.0.": "action."},
+    "dqn": {"q_net.features_extractor.trunk.": "trunk.", "q_net.q_net.0.": "action."},
+}
 
 
 class ObservationTrunk(BaseFeaturesExtractor):
-    """Flattens and scales an observation as `PolicyNetwork` does; a shared trunk is in here.
+    """The policy's `Trunk` as SB3's features extractor; finds the window of a row by itself.
 
-    SB3 shares between policy and value only what its features extractor holds.
+    Args:
+        observation_space: `window` or `row`, and `account`.
+        specification: of the network.
+        features: float32 [T, C], scaled, where observations hold the row alone.
     """
 
-    account_scale: torch.Tensor
-
-    def __init__(
-        self, observation_space: spaces.Dict, specification: Mapping[str, Any], shared: bool
-    ) -> None:
-        hidden = specification["hidden"]
-        super().__init__(observation_space, hidden[-1] if shared else specification["inputs"])
-        self.register_buffer("account_scale", torch.tensor(specification["account_scale"]))
-        self.trunk: nn.Module = nn.Identity()
-        if shared:
-            self.trunk = trunk(specification["inputs"], hidden, specification["activation"])
-
-    def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Features [B, D] of window [B, W, N * F] and account [B, 5 N + 1]."""
-        flat = flatten_observation(
-            observations["window"], observations["account"], self.account_scale
-        )
-        features: torch.Tensor = self.trunk(flat)
-        return features
-
-
-def make_ppo(
-    environments: VecEnv, algorithm: PPOSettings, specification: Mapping[str, Any], seed: int
-) -> PPO:
-    """PPO on the processor; seeds python, numpy, torch and the environments."""
-    network = algorithm.network
-    hidden = list(network.hidden)
-    return PPO(
-        "MultiInputPolicy",
-        environments,
-        learning_rate=algorithm.learning_rate,
-        n_steps=algorithm.rollout_steps,
-        batch_size=algorithm.batch_size,
-        n_epochs=algorithm.epochs,
-        gamma=algorithm.gamma,
-        gae_lambda=algorithm.gae_lambda,
-        clip_range=algorithm.clip_range,
-        ent_coef=algorithm.entropy_coefficient,
-        vf_coef=algorithm.value_coefficient,
-        max_grad_norm=algorithm.max_grad_norm,
-        policy_kwargs={
-            "features_extractor_class": ObservationTrunk,
-            "features_extractor_kwargs": {
-                "specification": specification,
-                "shared": network.shared,
-            },
-            "net_arch": [] if network.shared else {"pi": hidden, "vf": hidden},
-            "activation_fn": {"tanh": nn.Tanh, "relu": nn.ReLU}[network.activation],
-        },
-        seed=seed,
-        device="cpu",
-    )
-
-
-def policy_weights(model: PPO) -> dict[str, torch.Tensor]:
-    """The policy's weights under the names of `PolicyNetwork`; the value function stays behind."""
-    state = model.policy.state_dict()
-    shared = isinstance(model.policy.features_extractor.trunk, nn.Sequential)
-    layers = "features_extractor.trunk." if shared else "mlp_extractor.policy_net."
-    named = {
-        "trunk." + name.removeprefix(layers): weight
-        for name, weight in state.items()
-        if name.startswith(layers)
-    }
-    named |= {f"action.{part}": state[f"action_net.{part}"] for part in ("weight", "bias")}
-    return {name: weight.detach().clone().contiguous() for name, weight in named.items()}
-
-
-class Diagnostics(KVWriter):
-    """Keeps what SB3 logs of each update, one row a number of frames."""
-
-    def __init__(self) -> None:
-        self.rows: dict[int, dict[str, float | None]] = {}
-
-    def record(self, frames: int, name: str, value: float | None) -> None:
-        """Put one value into the row of `frames`."""
-        self.rows.setdefault(frames, {})[name] = value
-
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
-        """Called by SB3's logger; its clock readings are left out."""
-        for key, value in key_values.items():
-            if not key.startswith("time/") and isinstance(value, int | float | np.number):
-                self.record(step, key.partition("/")[2], float(value))
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def use_logger(model: PPO, diagnostics: Diagnostics, tensorboard: str | None) -> None:
-    """Send SB3's log to `diagnostics`, and to a TensorBoard folder where one is given."""
-    writers: list[KVWriter] = [diagnostics]
-    if tensorboard is not None:
-        writers.append(TensorBoardOutputFormat(tensorboard))
-    model.set_logger(Logger(folder=None, output_formats=writers))
-
-
-class TrainingCallback(BaseCallback):
-    """Reports progress about once a second and stops now and then to look at validation."""
+    features: torch.Tensor
 
     def __init__(
         self,
-        total_frames: int,
-        report: Callable[[Progress], None],
-        clock: Callable[[], float],
-        validate: Callable[[int], object],
-        validate_at: tuple[int, ...],
+        observation_space: spaces.Dict,
+        specification: Mapping[str, Any],
+        features: NDArray[np.float32] | None = None,
     ) -> None:
-        super().__init__()
-        self._total = total_frames
-        self._report = report
-        self._clock = clock
-        self._validate = validate
-        self._pending = list(validate_at)
-        self._started = self._reported = clock()
+        super().__init__(observation_space, specification["hidden"][-1])
+        self.trunk = Trunk(specification)
+        self._window, self._columns = specification["window"], specification["columns"]
+        self._by_row = features is not None
+        if features is not None:
+            # Copied: torch wants memory that may be written.
+            flat = torch.from_numpy(np.array(features, np.float32).reshape(-1))
+            self.register_buffer("features", flat, persistent=False)
 
-    def _on_step(self) -> bool:
-        if self._clock() - self._reported >= REPORT_EVERY_SECONDS:
-            self._send()
-        return True
+    def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Features [B, D] of a batch of observations."""
+        if self._by_row:
+            columns = self._columns
+            windows = len(self.features) // columns - self._window + 1
+            every = self.features.as_strided((windows, self._window * columns), (columns, 1))
+            window = every[observations["row"][:, 0].long() - (self._window - 1)]
+        else:
+            window = observations["window"].flatten(1)
+        found: torch.Tensor = self.trunk(window, observations["account"])
+        return found
 
-    def _on_rollout_start(self) -> None:
-        if self._pending and self.num_timesteps >= self._pending[0]:
-            self._pending = [frames for frames in self._pending if frames > self.num_timesteps]
-            self._validate(self.num_timesteps)
 
-    def _on_training_end(self) -> None:
-        self._send()
+def make_model(
+    environments: VecEnv,
+    algorithm: AlgorithmSettings,
+    specification: Mapping[str, Any],
+    seed: int,
+    features: NDArray[np.float32] | None = None,
+) -> BaseAlgorithm:
+    """The algorithm on the processor; seeds python, numpy, torch and the environments.
 
-    def _send(self) -> None:
-        self._reported = self._clock()
-        elapsed = self._reported - self._started
-        speed = self.num_timesteps / elapsed if elapsed > 0 else 0.0
-        left = max(self._total - self.num_timesteps, 0)
-        self._report(
-            Progress(
-                frames=self.num_timesteps,
-                total_frames=self._total,
-                frames_per_second=speed,
-                eta_seconds=left / speed if speed > 0 else 0.0,
-                mean_episode_reward=mean_episode_reward(self.model),
-            )
+    Args:
+        environments: with the actions that the algorithm knows.
+        algorithm: settings.
+        specification: of the network, see `networks.network_specification`.
+        seed: of everything random.
+        features: float32 [T, C], for environments whose observations hold rows.
+    """
+    network = algorithm.network
+    extractor = {
+        "features_extractor_class": ObservationTrunk,
+        "features_extractor_kwargs": {"specification": specification, "features": features},
+        "share_features_extractor": network.shared,
+        "net_arch": [],
+    }
+    common: dict[str, Any] = {
+        "env": environments,
+        "learning_rate": scheduled(algorithm.learning_rate),
+        "gamma": algorithm.gamma,
+        "seed": seed,
+        "device": "cpu",
+    }
+    if isinstance(algorithm, OnPolicy):
+        return _on_policy(algorithm, common, extractor)
+    common |= {
+        "policy": "MultiInputPolicy",
+        "buffer_size": algorithm.buffer_size,
+        "learning_starts": algorithm.learning_starts,
+        "batch_size": algorithm.batch_size,
+        "train_freq": (algorithm.train_every, "step"),
+        "gradient_steps": algorithm.gradient_steps,
+        "tau": algorithm.tau,
+    }
+    if isinstance(algorithm, DQNSettings):
+        del extractor["share_features_extractor"]  # there is no value beside the policy
+        return DQN(
+            **common,
+            target_update_interval=algorithm.target_update_frames,
+            exploration_fraction=algorithm.exploration_fraction,
+            exploration_final_eps=algorithm.exploration_final,
+            max_grad_norm=algorithm.max_grad_norm,
+            policy_kwargs=extractor,
         )
+    # A value that is linear in the action would have its best action always at a bound.
+    critic = {"pi": [], "qf": [network.hidden[-1]]}
+    extractor |= {"net_arch": critic, "activation_fn": ACTIVATIONS[network.activation]}
+    if isinstance(algorithm, SACSettings):
+        weight = algorithm.entropy_coefficient
+        return SAC(**common, ent_coef="auto" if weight is None else weight, policy_kwargs=extractor)
+    assert isinstance(algorithm, TD3Settings)
+    shape = environments.action_space.shape
+    assert shape is not None
+    noise = NormalActionNoise(np.zeros(shape), np.full(shape, algorithm.action_noise))
+    return TD3(
+        **common,
+        action_noise=noise,
+        policy_delay=algorithm.policy_delay,
+        target_policy_noise=algorithm.target_noise,
+        target_noise_clip=algorithm.target_noise_clip,
+        policy_kwargs=extractor,
+    )
 
 
-def mean_episode_reward(model: Any) -> float | None:
-    """Mean over the last hundred episodes that ended, before `reward_scale`, or None."""
-    episodes = model.ep_info_buffer
-    return float(safe_mean([episode["r"] for episode in episodes])) if episodes else None
+def _on_policy(
+    algorithm: OnPolicy, common: dict[str, Any], extractor: dict[str, Any]
+) -> BaseAlgorithm:
+    common |= {
+        "n_steps": algorithm.rollout_steps,
+        "gae_lambda": algorithm.gae_lambda,
+        "ent_coef": algorithm.entropy_coefficient,
+        "vf_coef": algorithm.value_coefficient,
+        "max_grad_norm": algorithm.max_grad_norm,
+    }
+    if isinstance(algorithm, A2CSettings):
+        return A2C(ChoicesPolicy, **common, policy_kwargs=extractor)
+    common |= {
+        "batch_size": algorithm.batch_size,
+        "n_epochs": algorithm.epochs,
+        "clip_range": scheduled(algorithm.clip_range),
+        "target_kl": algorithm.target_kl,
+    }
+    extractor["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}
+    if not isinstance(algorithm, RecurrentPPOSettings):
+        return LeanPPO(ChoicesPolicy, **common, policy_kwargs=extractor)
+    network = algorithm.network
+    assert isinstance(network, LSTMSettings)  # `check_algorithm` saw to it
+    extractor |= {
+        "lstm_hidden_size": network.size,
+        "shared_lstm": network.shared,
+        "enable_critic_lstm": not network.shared,
+    }
+    return RecurrentPPO("MultiInputLstmPolicy", **common, policy_kwargs=extractor)
+
+
+def scheduled(value: float | LinearSchedule) -> float | Callable[[float], float]:
+    """A constant, or a function of the part of the training that is left."""
+    if isinstance(value, LinearSchedule):
+        return lambda left: value.end + (value.start - value.end) * left
+    return value
+
+
+def policy_weights(model: BaseAlgorithm, kind: str) -> dict[str, torch.Tensor]:
+    """What acts, under the names of `PolicyNetwork`; what only learns stays behind."""
+    named = {}
+    for name, weight in model.policy.state_dict().items():
+        for there, here in NAMES[kind].items():
+            if name.startswith(there):
+                named[here + name.removeprefix(there)] = _copied(weight)
+    return named
+
+
+def learner_weights(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
+    """All weights of SB3's policy, critics included, under SB3's names."""
+    return {name: _copied(weight) for name, weight in model.policy.state_dict().items()}
+
+
+def _copied(weight: torch.Tensor) -> torch.Tensor:
+    return weight.detach().clone().contiguous()

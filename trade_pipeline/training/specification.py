@@ -9,6 +9,8 @@ from typing import Any
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.storage.location import ArtifactLocation
 
+SAVE_EVERY_S = 60.0
+
 
 def specification(
     experiment: str,
@@ -17,6 +19,7 @@ def specification(
     dataset: ArtifactLocation,
     staging: ArtifactLocation,
     provenance: Mapping[str, Any],
+    save_every_s: float = SAVE_EVERY_S,
 ) -> dict[str, Any]:
     """The JSON-able specification of one training.
 
@@ -27,6 +30,7 @@ def specification(
         dataset: folder of one version of the dataset bundle.
         staging: empty folder of the same store, for the policy bundle.
         provenance: JSON-able facts of the run, for `provenance.json`.
+        save_every_s: seconds between checkpoints.
     """
     return {
         "task": "train",
@@ -37,4 +41,5 @@ def specification(
         "dataset": dataset.key,
         "staging": staging.key,
         "provenance": dict(provenance),
+        "save_every_s": save_every_s,
     }

@@ -10,9 +10,11 @@ from typing import Any
 
 from trade_pipeline.settings.base import closest, parse_settings
 from trade_pipeline.settings.experiment import ExperimentSettings
+from trade_pipeline.storage import layout
 from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.training.callbacks import Progress
 from trade_pipeline.training.dataset import load_dataset
-from trade_pipeline.training.sb3 import Progress
+from trade_pipeline.training.rllib import require_ray
 from trade_pipeline.training.trainer import train
 
 
@@ -21,13 +23,13 @@ class TaskError(ValueError):
 
 
 def run(
-    task: Mapping[str, Any], report: Callable[[Progress], None], clock: Callable[[], float]
+    task: Mapping[str, Any], report: Callable[[Progress | str], None], clock: Callable[[], float]
 ) -> dict[str, Any]:
     """Run one training.
 
     Args:
         task: see `specification.specification`.
-        report: receives progress about once a second; `str` of it is a sentence.
+        report: receives progress about once a second, and sentences; `str` of each is a line.
         clock: monotonic seconds.
 
     Returns:
@@ -50,6 +52,8 @@ def run(
         )
     store, trial = Path(task["store"]), trials[task["trial"]]
     environment, algorithm = settings.variant(trial.variant)
+    if algorithm.kind == "rllib_ppo":
+        require_ray(origin)
     trained = train(
         dataset=load_dataset(ArtifactLocation(store, task["dataset"])),
         environment=environment,
@@ -59,6 +63,8 @@ def run(
         report=report,
         clock=clock,
         provenance={**task["provenance"], "experiment": task["experiment"], "trial": trial.key},
+        checkpoints=layout.checkpoint(store, task["experiment"], trial.key),
+        save_every_s=task["save_every_s"],
     )
     return {
         "staging": trained.reference.location.key,

@@ -1,31 +1,27 @@
 """What a policy earns on rows it was not trained on: the evaluation episodes.
 
-Steps the environments, as training does; `backtest.engine` gives the same equity, bit for bit.
-Start at `evaluation_equity`.
+The kernel and the policy run in one compiled loop; `backtest.engine` goes bar by bar and gives the
+same equity, bit for bit.
+Start at `evaluate`.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trade_pipeline.settings.environment import (
-    EnvironmentSettings,
-    PlainTerm,
-    UniformStarts,
-)
-from trade_pipeline.simulator.actions import BracketMapping
-from trade_pipeline.simulator.env import PortfolioEnv, TradingEnv
-from trade_pipeline.simulator.kernel import Account, Market
-from trade_pipeline.training.policy import PolicyRunner
+from trade_pipeline.settings.environment import EnvironmentSettings
+from trade_pipeline.simulator.actions import mapping_for
+from trade_pipeline.simulator.kernel import Account, Fills, Market, Rules, close_out
+from trade_pipeline.training.policy import PolicyRunner, Traded
 from trade_pipeline.training.splits import Rows, long_enough
 
 
-def evaluation_equity(
+def evaluate(
     runner: PolicyRunner,
     market: Market,
     features: NDArray[np.float32],
     segments: Rows,
     environment: EnvironmentSettings,
-) -> NDArray[np.float64]:
+) -> Traded:
     """Run each slice as one episode, equity carried over; ruin ends the run.
 
     Args:
@@ -36,33 +32,24 @@ def evaluation_equity(
         environment: window, costs, limits, initial equity.
 
     Returns:
-        float64 [n + 1] equity before the first step and after each.
+        Equity [n + 1] before the first step and after each, and how many fills.
     """
-    slices = [(int(a), int(b)) for a, b in long_enough(segments, environment.window)]
-    kind = TradingEnv if environment.actions.kind == "brackets" else PortfolioEnv
-    # Neither where training episodes begin nor what they are rewarded for matters here.
-    plain = {"starts": UniformStarts(), "reward": (PlainTerm(term="log_return"),)}
-    evaluated = environment.model_copy(update=plain)
-    episodes = kind(market, features, np.array(slices), evaluated)
-    equity = [environment.initial_equity]
-    account: Account | None = None
-    for segment in slices:
-        seen, _ = episodes.reset(options={"segment": segment, "account": account})
-        ended = False
-        while not ended:
-            action = runner.act(seen)
-            mapping = episodes.mapping
-            seen, _, ruined, truncated, info = episodes.step(
-                mapping.to_dict(action) if isinstance(mapping, BracketMapping) else action
-            )
-            equity.append(info["equity"])
-            ended = ruined or truncated
-        if ruined:
+    rules = Rules.of(environment, market.instruments)
+    mapping = mapping_for(environment, market.instruments)
+    account = Account.start(1, market.instruments, environment.initial_equity)
+    fills = Fills.empty(1, market.instruments)
+    slices = long_enough(segments, environment.window).tolist()
+    equity, filled = [np.array([environment.initial_equity])], 0
+    for number, (a, b) in enumerate(slices):
+        runner.reset()
+        rows = (a + environment.window - 1, b - 1)
+        traded = runner.trade(account, market, features, rows, rules, mapping)
+        equity.append(traded.equity)
+        filled += traded.fills
+        if not account.terminated[0] and number < len(slices) - 1:
+            close_out(account, market, np.array([b - 1]), rules, fills)
+            equity[-1][-1] = account.equity[0]
+            filled += int(fills.count[0])
+        if account.terminated[0]:
             break
-        if segment != slices[-1]:
-            episodes.close_out()
-            equity[-1] = float(episodes.account.equity[0])
-            if equity[-1] == 0.0:
-                break
-        account = episodes.account
-    return np.array(equity)
+    return Traded(np.concatenate(equity), filled)

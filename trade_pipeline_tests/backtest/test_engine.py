@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from trade_pipeline.backtest.engine import BacktestResult, backtest
 from trade_pipeline.backtest.strategies import PolicyStrategy, Strategy, baseline
@@ -14,50 +13,82 @@ from trade_pipeline.settings.experiment import (
     EnvironmentSettings,
     RandomBaseline,
 )
-from trade_pipeline.simulator.actions import mapping_for
+from trade_pipeline.simulator.env import PortfolioEnv, SimulatedEnv, TradingEnv
 from trade_pipeline.simulator.kernel import Account, Orders
+from trade_pipeline.training.compiled_network import weight_shapes
 from trade_pipeline.training.dataset import Dataset
-from trade_pipeline.training.policy import Normalizer, PolicyError, PolicyNetwork, PolicyRunner
+from trade_pipeline.training.policy import PolicyError, PolicyRunner
 from trade_pipeline.training.splits import SplitError
-from trade_pipeline.training.trainer import policy_specification
-from trade_pipeline.training.validation import evaluation_equity
-from trade_pipeline_tests.training import synthetic
+from trade_pipeline.training.validation import evaluate
+from trade_pipeline_tests.training import synthetic, untrained
 
 ONE, TWO = ("demo.A.1h",), ("demo.A.1h", "demo.B.1h")
 
 
-def random_policy(dataset: Dataset, keys: tuple[str, ...], seed: int = 0) -> PolicyRunner:
-    """A policy that trades a lot: untrained, with large last weights."""
-    environment, algorithm = synthetic.experiment(keys).variant("base")
-    trial = synthetic.experiment(keys).trials()["base.f0.s0"]
-    spec = policy_specification(dataset, environment, algorithm, trial)
-    torch.manual_seed(seed)
-    network = PolicyNetwork(spec["network"])
-    with torch.no_grad():
-        network.action.weight *= 20
-    return PolicyRunner(
-        spec, Normalizer.fit(dataset.features, dataset.folds[0].train, "standard"), network
-    )
-
-
-@pytest.mark.parametrize("keys", [ONE, TWO], ids=["TradingEnv", "PortfolioEnv"])
-def test_a_backtest_equals_the_evaluation_episodes_bit_for_bit(keys: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("network", sorted(untrained.NETWORKS))
+@pytest.mark.parametrize("keys", [ONE, TWO], ids=["brackets", "weights"])
+def test_a_backtest_equals_the_evaluation_of_training_bit_for_bit(
+    keys: tuple[str, ...], network: str
+) -> None:
     dataset = synthetic.dataset(keys)
     test = dataset.folds[0].test
     environment = synthetic.experiment(keys).environment
     assert (test[:, 1] - test[:, 0]).tolist() == [3, 57, 47, 57]  # the first holds no episode
     fills = 0
     for seed in range(4):
-        runner = random_policy(dataset, keys, seed)
+        runner = untrained.policy(dataset, environment, seed, network)
         result = backtest(dataset, test, environment, PolicyStrategy(runner))
-        episodes = evaluation_equity(
-            runner, dataset.market, runner.features(dataset), test, environment
-        )
-        assert result.equity.tobytes() == episodes.tobytes()
+        evaluated = evaluate(runner, dataset.market, runner.features(dataset), test, environment)
+        assert result.equity.tobytes() == evaluated.equity.tobytes()
+        assert result.fills.height == evaluated.fills
         assert len(result.equity) == 1 + sum(rows - environment.window for rows in (57, 47, 57))
         assert result.summary["slices"] == 3
         fills += result.fills.height
     assert fills > 100
+
+
+@pytest.mark.parametrize("keys", [ONE, TWO], ids=["TradingEnv", "PortfolioEnv"])
+def test_an_evaluation_equals_an_episode_of_the_training_environment(
+    keys: tuple[str, ...],
+) -> None:
+    dataset = synthetic.dataset(keys)
+    environment = synthetic.experiment(keys).environment
+    segment = dataset.folds[0].test[1]
+    runner = untrained.policy(dataset, environment)
+    features = runner.features(dataset)
+    if len(keys) == 1:
+        episodes: SimulatedEnv = TradingEnv(
+            dataset.market, features, segment[None], environment, flat_actions=True
+        )
+    else:
+        episodes = PortfolioEnv(dataset.market, features, segment[None], environment)
+    seen, _ = episodes.reset(options={"segment": tuple(segment)})
+    equity, ended = [environment.initial_equity], False
+    while not ended:
+        seen, _, terminated, truncated, info = episodes.step(runner.act(seen))
+        equity.append(info["equity"])
+        ended = terminated or truncated
+    evaluated = evaluate(runner, dataset.market, features, segment[None], environment).equity
+    assert evaluated.tolist() == equity
+
+
+def test_a_recurrent_policy_forgets_at_the_start_of_each_slice() -> None:
+    dataset = synthetic.dataset()
+    environment = synthetic.experiment().environment
+    test = dataset.folds[0].test[1:]
+    runner = untrained.policy(dataset, environment, kind="lstm")
+    strategy = PolicyStrategy(runner)
+    strategy.start(dataset, environment)
+    account = Account.start(1, 1, environment.initial_equity)
+
+    def decisions(first: int) -> list[Orders]:
+        return [strategy.orders(first + step, account) for step in range(5)]
+
+    starts = [int(a) + environment.window - 1 for a, _ in test]
+    alone = decisions(starts[1])
+    decisions(starts[0])
+    after_another = decisions(starts[1])
+    np.testing.assert_equal(after_another, alone)
 
 
 @pytest.mark.parametrize("keys", [ONE, TWO], ids=["brackets", "weights"])
@@ -168,7 +199,7 @@ def test_a_policy_refuses_an_environment_it_was_not_trained_in(change: dict[str,
     environment = EnvironmentSettings.model_validate(
         {**synthetic.experiment().environment.model_dump(), **change}
     )
-    strategy = PolicyStrategy(random_policy(dataset, ONE))
+    strategy = PolicyStrategy(untrained.policy(dataset, synthetic.experiment().environment))
     with pytest.raises(PolicyError, match=f"trained with {next(iter(change))}"):
         backtest(dataset, dataset.folds[0].test, environment, strategy)
 
@@ -177,21 +208,18 @@ def run(dataset: Dataset, strategy: Strategy) -> BacktestResult:
     return backtest(dataset, dataset.folds[0].test, synthetic.experiment().environment, strategy)
 
 
-class LongOnce:
-    """Goes long on the first bar of a slice and holds; decides for both ways of running."""
-
-    name = "long_once"
-    LONG, HOLD = np.array([2, 0, 0, 0]), np.array([0, 0, 0, 0])
-
-    def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
-        self._mapping = mapping_for(environment, 1)
-
-    def act(self, seen: Any) -> Any:
-        return self.HOLD if seen["account"][0] else self.LONG
-
-    def orders(self, row: int, account: Account) -> Orders:
-        held = account.quantity[0, 0] != 0
-        return self._mapping.to_orders((self.HOLD if held else self.LONG)[None])
+def long_once(dataset: Dataset, environment: EnvironmentSettings) -> PolicyRunner:
+    """Goes long on the first bar of a slice and holds."""
+    policy = untrained.policy(dataset, environment)
+    weights = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in weight_shapes(policy.specification["network"]).items()
+    }
+    exposure = environment.window * len(dataset.feature_names)
+    weights["trunk.layers.0.weight"][0, exposure] = 1.0
+    weights["action.weight"][0, 0] = 10.0  # hold what is held
+    weights["action.bias"][2] = 1.0  # long
+    return PolicyRunner(policy.specification, policy.normalizer, weights)
 
 
 def test_a_slice_end_that_ruins_ends_backtest_and_evaluation_alike() -> None:
@@ -200,12 +228,11 @@ def test_a_slice_end_that_ruins_ends_backtest_and_evaluation_alike() -> None:
     environment = synthetic.experiment(environment={"costs": {"fee": fee}}).environment
     test = dataset.folds[0].test
     assert len(test) > 1
-    result = backtest(dataset, test, environment, LongOnce())
+    policy = long_once(dataset, environment)
+    result = backtest(dataset, test, environment, PolicyStrategy(policy))
     assert result.summary["terminated"]
     assert result.summary["fills"]["slice_end"] == 1
     assert result.row[-1] + 1 in test[:-1, 1]
-    equity = evaluation_equity(
-        LongOnce(), dataset.market, dataset.features[:, 0], test, environment
-    )
+    equity = evaluate(policy, dataset.market, policy.features(dataset), test, environment).equity
     assert equity.tolist() == result.equity.tolist()
     assert equity[-1] == 0.0

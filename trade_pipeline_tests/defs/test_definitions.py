@@ -40,7 +40,7 @@ def test_the_assets_are_those_of_the_configs(shipped: dg.Definitions) -> None:
         *(
             f"{name}/{kind}"
             for name in PROJECT.experiments
-            for kind in ("dataset", "policy", "backtest", "report")
+            for kind in ("dataset", "policy", "backtest", "report", "promoted")
         ),
     }
     assert {"features/daily", "aapl_ppo/policy", "tech_portfolio_ppo/report"} <= keys
@@ -135,7 +135,7 @@ def test_loading_the_code_location_imports_nothing_heavy(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["loaded"] == []
-    assert found["keys"] == 4 + len(PROJECT.feature_sets) + 4 * len(PROJECT.experiments)
+    assert found["keys"] == 4 + len(PROJECT.feature_sets) + 5 * len(PROJECT.experiments)
     assert "BetaWarning" not in done.stderr, "warnings would hide what a user should see"
 
 

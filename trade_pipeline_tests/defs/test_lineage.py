@@ -66,7 +66,8 @@ def test_one_yaml_value_marks_exactly_its_policy_and_downstream(trained: Deploym
     trained.edit("configs/experiments/alone.yaml", "rollout_steps: 32", "rollout_steps: 16")
     policies = {f"alone/policy|{key}" for key in TRIALS}
     backtests = {f"alone/backtest|{key}" for key in TRIALS}
-    assert stale(trained) == policies | backtests | {"alone/report", "leaderboard"}
+    last = {"alone/report", "alone/promoted", "leaderboard"}
+    assert stale(trained) == policies | backtests | last
 
 
 def test_a_comment_and_the_order_of_keys_change_nothing(trained: Deployment) -> None:

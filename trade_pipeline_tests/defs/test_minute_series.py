@@ -39,7 +39,7 @@ EXPERIMENT = {
         "environments": 32,
         "rollout_steps": 32,
         "batch_size": 256,
-        "network": {"hidden": [32]},
+        "network": {"kind": "mlp", "hidden": [32]},
     },
     "seeds": [0],
 }

@@ -317,7 +317,7 @@ def test_a_variant_can_have_other_starts_slippage_actions_and_scales() -> None:
 
 
 def test_a_variant_that_contradicts_the_base_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"variants\.other\.environment.*tiers.*missing"):
+    with pytest.raises(SettingsError, match=r"variants\.other: key 'environment.*tiers.*missing"):
         variant({}, {"costs": {"fee": {"kind": "maker_taker"}}})
     with pytest.raises(SettingsError, match="needs max_leverage 2"):
         variant({}, {"actions": {"sizes": [2.0]}})

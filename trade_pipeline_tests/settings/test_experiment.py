@@ -67,11 +67,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "variant's misspelt key": (
         {"variants": {"other": {"algorithm": {"gama": 0.9}}}},
-        ["variants.other.algorithm", "'gama'", "gamma"],
+        ["variants.other", "'algorithm.ppo.gama'", "gamma"],
     ),
     "variant's impossible value": (
         {"variants": {"other": {"algorithm": {"batch_size": 100}}}},
-        ["variants.other.algorithm", "100", "256"],
+        ["variants.other", "algorithm", "100", "256"],
     ),
     "variant's name": ({"variants": {"a.b": {}}}, ["'a.b'", "underscores"]),
     "no variants": ({"variants": {}}, ["'variants'"]),
@@ -79,6 +79,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a seed twice": ({"seeds": [1, 1]}, ["'seeds'", "unique"]),
     "a series twice": ({"series": [ALPHA, ALPHA]}, ["'series'", "unique"]),
     "brackets on two series": ({"series": [ALPHA, BETA]}, ["brackets", "2 series", "weights"]),
+    "a variant's brackets on two series": (
+        {
+            "series": [ALPHA, BETA],
+            "environment": PAIR["environment"],
+            "variants": {"one": {"environment": {"actions": EXPERIMENT["environment"]["actions"]}}},  # type: ignore[index]
+        },
+        ["variant one", "brackets", "2 series", "weights"],
+    ),
     "from after to": ({"from": "2023-01-01"}, ["2023-01-01", "2022-09-01"]),
     "final before from": ({"final_from": "2019-01-01"}, ["final_from", "2019-01-01"]),
     "fractions": (

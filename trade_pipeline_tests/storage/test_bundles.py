@@ -21,6 +21,7 @@ from trade_pipeline.storage.bundles import (
     prune,
     seal,
     staging,
+    stored,
     verify,
     version_of,
 )
@@ -363,6 +364,18 @@ def test_a_pointer_to_nothing_is_named(key: ArtifactLocation) -> None:
     write_json(key.child("current.json"), {"version": "0" * 32})
     with pytest.raises(BundleError, match=r"current\.json names version 0{32}, which is not there"):
         current(key)
+
+
+def test_a_version_is_found_by_its_name_and_the_current_one_without(
+    key: ArtifactLocation,
+) -> None:
+    old, new = commit(stage(key.store, "old"), key), commit(stage(key.store, "new"), key)
+    assert stored(key) == new
+    assert stored(key, old.path.name) == old
+    with pytest.raises(BundleError, match=r"version 0{32} is not there"):
+        stored(key, "0" * 32)
+    with pytest.raises(BundleError, match=r"version '\.\./x' is not 32 hex digits"):
+        stored(key, "../x")
 
 
 def test_staging_folders_are_fresh(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def experiment(keys: tuple[str, ...] = ("demo.A.1h",), **changes: Any) -> Experi
             "rollout_steps": 16,
             "batch_size": 128,
             "epochs": 2,
-            "network": {"hidden": [8, 8]},
+            "network": {"kind": "mlp", "hidden": [8, 8]},
         },
         "seeds": [0, 1],
     }

@@ -13,23 +13,21 @@ import torch
 from safetensors.numpy import load_file
 
 from trade_pipeline.settings.environment import StratifiedStarts
-from trade_pipeline.simulator.vec_env import TradingVecEnv
 from trade_pipeline.storage.bundles import verify
 from trade_pipeline.storage.frames import read_frame
 from trade_pipeline.storage.location import ArtifactLocation
-from trade_pipeline.training import sb3, task
+from trade_pipeline.training import task
+from trade_pipeline.training.callbacks import Progress
 from trade_pipeline.training.dataset import Dataset, write_dataset
-from trade_pipeline.training.policy import Normalizer, PolicyNetwork, PolicyRunner
-from trade_pipeline.training.sb3 import Progress
+from trade_pipeline.training.policy import PolicyRunner
 from trade_pipeline.training.specification import specification
 from trade_pipeline.training.trainer import (
     TrainedPolicy,
     TrainingError,
-    policy_specification,
     start_labels,
     train,
 )
-from trade_pipeline.training.validation import evaluation_equity
+from trade_pipeline.training.validation import evaluate
 from trade_pipeline_tests.training import synthetic
 
 ONE, TWO = ("demo.A.1h",), ("demo.A.1h", "demo.B.1h")
@@ -83,66 +81,25 @@ def test_the_same_seed_gives_the_same_version_and_another_seed_other_weights(
     assert not np.array_equal(weights(first)["action.weight"], weights(other)["action.weight"])
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
-@pytest.mark.parametrize("keys", [ONE, TWO], ids=["brackets", "weights"])
-def test_our_network_and_sb3_agree_on_logits_and_actions(
-    keys: tuple[str, ...], shared: bool
-) -> None:
-    dataset = synthetic.dataset(keys)
-    experiment = synthetic.experiment(
-        keys, algorithm={"network": {"hidden": [16, 8], "shared": shared}}
-    )
-    environment, algorithm = experiment.variant("base")
-    spec = policy_specification(dataset, environment, algorithm, experiment.trials()["base.f0.s0"])
-    normalizer = Normalizer.fit(dataset.features, dataset.folds[0].train, "standard")
-    environments = TradingVecEnv(
-        dataset.market,
-        normalizer.transform(dataset.features),
-        dataset.folds[0].train,
-        environment,
-        environments=algorithm.environments,
-        seed=0,
-    )
-    model = sb3.make_ppo(environments, algorithm, spec["network"], seed=0)
-    model.learn(256)
-    network = PolicyNetwork(spec["network"])
-    network.load_state_dict(sb3.policy_weights(model))
-    runner = PolicyRunner(spec, normalizer, network)
-    observations = environments.reset()
-    for _ in range(4):
-        actions, _ = model.predict(observations, deterministic=True)
-        for e in range(algorithm.environments):
-            seen = {name: values[e] for name, values in observations.items()}
-            tensors = {name: torch.from_numpy(values[None]) for name, values in seen.items()}
-            distribution = model.policy.get_distribution(tensors).distribution
-            if keys == ONE:
-                theirs = torch.cat([part.logits for part in distribution], dim=1)[0]
-                parts = torch.from_numpy(runner.logits(seen)).split(spec["action"]["nvec"])
-                ours = torch.cat([part.log_softmax(0) for part in parts])
-                np.testing.assert_array_equal(runner.act(seen), actions[e])
-            else:
-                theirs = distribution.mean[0]
-                ours = torch.from_numpy(runner.logits(seen))
-                np.testing.assert_allclose(runner.act(seen), actions[e], atol=1e-6)
-            np.testing.assert_allclose(ours.numpy(), theirs.detach().numpy(), atol=1e-6)
-        observations, *_ = environments.step(actions)
-
-
 def test_training_moves_the_weights_away_from_their_start(tmp_path: Path) -> None:
-    longer = weights(train_one(tmp_path, "longer"))
-    shorter = weights(train_one(tmp_path, "shorter", total_frames=256))
-    untouched = weights(train_one(tmp_path, "untouched", total_frames=256, learning_rate=1e-30))
+    last: dict[str, Any] = {"evaluation": {"looks": 1}}
+    longer = weights(train_one(tmp_path, "longer", **last))
+    shorter = weights(train_one(tmp_path, "shorter", total_frames=256, **last))
+    untouched = weights(
+        train_one(tmp_path, "untouched", total_frames=256, learning_rate=1e-30, **last)
+    )
     for name in longer:
         assert not np.array_equal(shorter[name], untouched[name])
         assert not np.array_equal(longer[name], shorter[name])
 
 
-def test_the_bundle_holds_its_members_and_only_three_make_the_version(tmp_path: Path) -> None:
+def test_the_bundle_holds_its_members_and_only_four_make_the_version(tmp_path: Path) -> None:
     trained = train_one(tmp_path, "one", tensorboard=True)
     folder = trained.reference.location
     members = {one["name"]: one["deterministic"] for one in verify(folder)["members"]}
     assert {name for name, deterministic in members.items() if deterministic} == {
         "policy.safetensors",
+        "learner.safetensors",
         "normalizer.json",
         "spec.json",
     }
@@ -161,31 +118,57 @@ def test_the_bundle_holds_its_members_and_only_three_make_the_version(tmp_path: 
     assert spec["observation"]["feature_names"] == ["move", "constant"]
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
 def test_the_learning_curve_is_kept_and_the_validation_return_is_that_of_the_bundle(
-    tmp_path: Path,
+    tmp_path: Path, keep: str
 ) -> None:
     dataset = synthetic.dataset()
-    trained = train_one(tmp_path, "one", dataset=dataset)
+    trained = train_one(tmp_path, "one", dataset=dataset, evaluation={"keep": keep})
     curve = read_frame(trained.reference.location.child("diagnostics.parquet"))
     assert curve["frames"].to_list() == [256, 512, 768, 1024]
     assert curve["validation_return"].null_count() == 0
     assert {"value_loss", "entropy_loss", "ep_rew_mean", "approx_kl"} <= set(curve.columns)
     runner = PolicyRunner.load(trained.reference.location)
     environment = synthetic.experiment().environment
-    equity = evaluation_equity(
+    equity = evaluate(
         runner,
         dataset.market,
         runner.features(dataset),
         dataset.folds[0].validation,
         environment,
-    )
+    ).equity
     earned = equity[-1] / equity[0] - 1
-    assert trained.metrics["validation_return"] == curve["validation_return"][-1] == earned
+    returns = curve["validation_return"]
+    chosen = int(returns.arg_max() or 0) if keep == "best" else 3
+    assert (keep == "best") == (chosen != 3)  # else both would be the same
+    assert trained.metrics["validation_return"] == returns[chosen] == earned
+    assert trained.metrics["best_frames"] == curve["frames"][chosen]
+
+
+def test_a_training_without_improvement_stops_early_and_keeps_its_best(tmp_path: Path) -> None:
+    said: list[str] = []
+    stopped = train_one(
+        tmp_path,
+        "stopped",
+        report=lambda one: said.append(str(one)),
+        total_frames=8192,
+        evaluation={"looks": 32, "patience": 2},
+    )
+    curve = read_frame(stopped.reference.location.child("diagnostics.parquet"))
+    returns = curve["validation_return"].drop_nulls().to_list()
+    assert stopped.metrics["stopped_early"] == 1
+    assert stopped.metrics["frames"] is not None and stopped.metrics["frames"] < 8192
+    assert max(returns) == returns[-3] == stopped.metrics["validation_return"]
+    assert any("stops early after 2 looks" in line for line in said)
+    log = (stopped.reference.location.path / "job.log").read_text(encoding="utf-8")
+    assert "stops early after 2 looks" in log
 
 
 def test_progress_comes_about_once_a_second_and_at_the_end(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    train_one(tmp_path, "one", report=seen.append, total_frames=4096)
+    said: list[Progress | str] = []
+    train_one(tmp_path, "one", report=said.append, total_frames=4096)
+    seen = [one for one in said if isinstance(one, Progress)]
+    assert sum("validation return" in str(one) for one in said) == 4
     # 256 vector steps, the clock read once or twice in each: 0.01 s a reading.
     assert 2 <= len(seen) <= 8
     assert [one.frames for one in seen] == sorted(one.frames for one in seen)
@@ -197,15 +180,18 @@ def test_progress_comes_about_once_a_second_and_at_the_end(tmp_path: Path) -> No
     assert str(seen[-1]).startswith("4096 of 4096 frames, ")
 
 
-def test_later_rows_do_not_change_what_is_learned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_later_rows_do_not_change_what_is_learned(tmp_path: Path, keep: str) -> None:
+    """Validation may choose among policies; nothing else sees rows after the training part."""
     dataset = synthetic.dataset()
-    first = int(dataset.folds[0].validation[0, 0])
+    fold = dataset.folds[0]
+    first = int((fold.test if keep == "best" else fold.validation)[0, 0])
     features, close = dataset.features.copy(), dataset.close.copy()
     features[first:] += 1
     close[first:] = dataset.open[first:]
     changed = replace(dataset, features=features, close=close)
-    one = train_one(tmp_path, "one", dataset=dataset)
-    two = train_one(tmp_path, "two", dataset=changed)
+    one = train_one(tmp_path, "one", dataset=dataset, evaluation={"keep": keep})
+    two = train_one(tmp_path, "two", dataset=changed, evaluation={"keep": keep})
     assert one.reference.version == two.reference.version
 
 
@@ -288,7 +274,7 @@ def test_a_task_runs_from_json_and_answers_in_json(tmp_path: Path) -> None:
     bundle = ArtifactLocation(tmp_path, result["staging"])
     assert verify(bundle)["version"] == result["version"]
     assert result["metrics"]["frames"] == 1024
-    assert seen[-1].startswith("1024 of 1024 frames")
+    assert any(line.startswith("1024 of 1024 frames") for line in seen)
     trained = PolicyRunner.load(bundle).specification
     dataset = verify(ArtifactLocation(tmp_path, "staging/dataset"))
     assert trained["dataset_version"] == dataset["version"]

@@ -93,12 +93,19 @@ class Trunk(nn.Module):
 
     def forward(self, window: torch.Tensor, account: torch.Tensor) -> torch.Tensor:
         """Features of window [B, W * C] (bar by bar) and account [B, A]."""
+        return self.of_inputs(self.inputs(window, account))
+
+    def inputs(self, window: torch.Tensor, account: torch.Tensor) -> torch.Tensor:
+        """What no weight has touched yet, [B, W * C + A]."""
+        return torch.cat([window, account * self.account_scale], dim=1)
+
+    def of_inputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Features of what `inputs` gave."""
         if self.convolution is not None:
-            bars = window.view(-1, self.window, self.columns).transpose(1, 2)
-            window = self.convolution(bars).flatten(1)
-        features: torch.Tensor = self.layers(
-            torch.cat([window, account * self.account_scale], dim=1)
-        )
+            flat = self.window * self.columns
+            bars = inputs[:, :flat].view(-1, self.window, self.columns).transpose(1, 2)
+            inputs = torch.cat([self.convolution(bars).flatten(1), inputs[:, flat:]], dim=1)
+        features: torch.Tensor = self.layers(inputs)
         return features
 
 

@@ -15,9 +15,11 @@ from stable_baselines3.common.utils import explained_variance
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
+INPUTS = "inputs"  # in place of an observation's parts: what the network is applied to
+
 
 class LeanPPO(PPO):
-    """PPO for dictionary observations and feed-forward networks."""
+    """PPO for `sb3.ObservationTrunk` and feed-forward networks."""
 
     def train(self) -> None:
         """Update the policy on the rollout that was gathered."""
@@ -62,7 +64,7 @@ class LeanPPO(PPO):
                 break
         self._log(losses, log_ratios, clip_range)
 
-    def _rollout(self) -> dict[str, Any]:
+    def _rollout(self) -> dict[str, torch.Tensor]:
         """The rollout's arrays as tensors, steps and environments in one axis, as SB3 has them."""
         buffer = self.rollout_buffer
 
@@ -74,19 +76,26 @@ class LeanPPO(PPO):
             for name in ("actions", "values", "log_probs", "advantages", "returns")
         }
         observations: Any = buffer.observations
-        return {**rollout, "observations": {k: flat(seen) for k, seen in observations.items()}}
+        seen = {name: flat(array) for name, array in observations.items()}
+        # Windows are gathered once, not in each of the epochs.
+        extractor: Any = self.policy.features_extractor
+        return {**rollout, INPUTS: extractor.inputs(seen)}
 
-    def _batches(self, rollout: dict[str, Any]) -> Iterator[DictRolloutBufferSamples]:
+    def _batches(self, rollout: dict[str, torch.Tensor]) -> Iterator[DictRolloutBufferSamples]:
         """The rollout once through in random order."""
         order = torch.from_numpy(np.random.permutation(len(rollout["actions"]))).to(self.device)
         for chosen in torch.split(order, self.batch_size):
+
+            def some(name: str, rows: torch.Tensor = chosen) -> torch.Tensor:
+                return rollout[name].index_select(0, rows)  # indexing copies number by number
+
             yield DictRolloutBufferSamples(
-                observations={k: seen[chosen] for k, seen in rollout["observations"].items()},
-                actions=rollout["actions"][chosen],
-                old_values=rollout["values"][chosen].flatten(),
-                old_log_prob=rollout["log_probs"][chosen].flatten(),
-                advantages=rollout["advantages"][chosen].flatten(),
-                returns=rollout["returns"][chosen].flatten(),
+                observations={INPUTS: some(INPUTS)},
+                actions=some("actions"),
+                old_values=some("values").flatten(),
+                old_log_prob=some("log_probs").flatten(),
+                advantages=some("advantages").flatten(),
+                returns=some("returns").flatten(),
             )
 
     def _log(

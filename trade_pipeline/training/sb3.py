@@ -30,7 +30,7 @@ from trade_pipeline.settings.algorithm import (
 )
 from trade_pipeline.training.choices import ChoicesPolicy
 from trade_pipeline.training.networks import ACTIVATIONS, Trunk
-from trade_pipeline.training.ppo import LeanPPO
+from trade_pipeline.training.ppo import INPUTS, LeanPPO
 
 # Where SB3 keeps what `PolicyNetwork` is made of, by algorithm: prefix there to prefix here.
 _ON_POLICY = {"pi_features_extractor.trunk.": "trunk.", "action_net.": "action."}
@@ -71,16 +71,23 @@ class ObservationTrunk(BaseFeaturesExtractor):
             self.register_buffer("features", flat, persistent=False)
 
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Features [B, D] of a batch of observations."""
+        """Features [B, D] of a batch of observations, or of their `inputs`."""
+        if INPUTS in observations:
+            return self.trunk.of_inputs(observations[INPUTS])
+        return self.trunk.of_inputs(self.inputs(observations))
+
+    def inputs(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the trunk's weights are applied to, [B, W * C + A]."""
         if self._by_row:
             columns = self._columns
             windows = len(self.features) // columns - self._window + 1
             every = self.features.as_strided((windows, self._window * columns), (columns, 1))
-            window = every[observations["row"][:, 0].long() - (self._window - 1)]
+            first = observations["row"][:, 0].long() - (self._window - 1)
+            # RecurrentPPO fills sequences up with row 0, which it leaves out of its losses.
+            window = every.index_select(0, first.clamp_min(0))
         else:
             window = observations["window"].flatten(1)
-        found: torch.Tensor = self.trunk(window, observations["account"])
-        return found
+        return self.trunk.inputs(window, observations["account"])
 
 
 def make_model(

@@ -183,3 +183,29 @@ def test_the_first_difference_is_said_by_its_path() -> None:
     assert first_difference({"a": 1, "b": 2}, {"a": 1}) == "b was 2, is absent"
     assert first_difference("1.0", "2.0") == "was 1.0, is 2.0"
     assert first_difference([1, {"a": 2}], [1, {"a": 2}]) is None
+
+
+def test_a_trial_beside_a_search_of_another_variant_is_rebuilt(trained: Deployment) -> None:
+    def change(known: dict[str, Any]) -> None:
+        settings = known["recipe"]["settings"]
+        settings["variants"] = {"base": {}, "other": {"algorithm": {"gamma": 0.9}}}
+        choice = {"kind": "choice", "values": [0.9, 0.99]}
+        settings["search"] = {"variant": "other", "space": {"algorithm.gamma": choice}, "trials": 2}
+
+    rewrite(trained, POLICY, "provenance.json", change)
+    done = reproduce(trained, POLICY)
+    assert done.exit_code == 0, done.output
+
+
+def test_the_cause_is_named_and_not_a_bar_that_changed_nothing(trained: Deployment) -> None:
+    change_bar(trained, ALPHA, 2020, 3)  # pair begins in March 2021
+
+    def change(statistics: dict[str, Any]) -> None:
+        statistics["mean"][0][0] += 1.0
+
+    rewrite(trained, POLICY, "normalizer.json", change)
+    done = reproduce(trained, POLICY)
+    assert done.exit_code == 1
+    assert f"differs: ohlcv|{ALPHA}|2020" in done.stdout
+    assert "so that this changes nothing" in done.stdout
+    assert "member normalizer.json came out otherwise" in done.stderr

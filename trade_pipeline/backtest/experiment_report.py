@@ -18,6 +18,7 @@ from trade_pipeline.backtest.leaderboard import Curve
 from trade_pipeline.backtest.report import page
 from trade_pipeline.backtest.report.pictures import equity_png
 from trade_pipeline.backtest.strategies import baseline
+from trade_pipeline.backtest.trial import PROVENANCE
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.bundles import BundleReference, seal
@@ -66,7 +67,7 @@ def write_report(
         StorageError: a trial has no backtest, or backtests ran on different datasets.
     """
     dataset = load_dataset(bundles.current(layout.experiment_bundle(store, name, "dataset")))
-    tested = _tested(store, name, experiment)
+    tested = _tested(store, name, experiment, dataset.version)
     contenders = [
         *(_policy(experiment, variant, tested, dataset) for variant in experiment.variants),
         *_baselines(experiment, dataset, name),
@@ -117,16 +118,27 @@ def write_report(
     )
 
 
-def _tested(store: Path, name: str, experiment: ExperimentSettings) -> dict[str, ArtifactLocation]:
-    """The current backtest bundle of every trial."""
+def _tested(
+    store: Path, name: str, experiment: ExperimentSettings, dataset_version: str
+) -> dict[str, ArtifactLocation]:
+    """The current backtest bundle of every trial, all on the dataset of that version."""
     found = {}
     missing = []
+    others = []
     for key in experiment.trials():
         home = layout.experiment_bundle(store, name, "backtest", key)
         if bundles.current_version(home) is None:
             missing.append(key)
         else:
             found[key] = bundles.current(home)
+            if read_json(found[key].child(PROVENANCE))["dataset_version"] != dataset_version:
+                others.append(key)
+    if others:
+        raise StorageError(
+            f"{name}/report shows one market, but these backtests ran on another version of the "
+            f"dataset than the current {dataset_version}: {', '.join(others)}. Materialize "
+            f"{name}/policy and {name}/backtest of these partitions again."
+        )
     if missing:
         raise StorageError(
             f"{name}/report needs a backtest of every trial; missing: {', '.join(missing)}. "

@@ -167,6 +167,9 @@ class _Rebuild:
         dataset = self._dataset(recipe, known["inputs"])
         if dataset.path.name != spec["dataset_version"]:
             self._ends(f"dataset was {spec['dataset_version']}, is {dataset.path.name}")
+        if self.differences:
+            self._say("the dataset is as recorded, so that this changes nothing")
+            self.differences.clear()
         self._say(f"training {key}: seed {spec['seed']}, {spec['threads']} thread(s)")
         staging = bundles.staging(self._work, "policy")
         told = specification(name, settings, key, dataset, staging, {"recipe": known["recipe"]})
@@ -259,7 +262,7 @@ class _Rebuild:
         """The experiment with one trial, of the configuration that a specification records."""
         variant = key.removesuffix(f".f{spec['fold']}.s{spec['seed']}")
         content = {
-            **recipe.settings,
+            **{one: value for one, value in recipe.settings.items() if one != "search"},
             **spec["configuration"],
             "variants": {variant: {}},
             "seeds": [spec["seed"]],

@@ -112,7 +112,7 @@ class PPOSettings(_OnPolicy):
     """Proximal policy optimization (Schulman et al. 2017)."""
 
     kind: Literal["ppo"]
-    batch_size: PositiveInt = 512
+    batch_size: int = Field(default=512, ge=2, description="One frame has no deviation.")
     epochs: PositiveInt = 4
     clip_range: Scheduled = 0.2
     target_kl: float | None = Field(

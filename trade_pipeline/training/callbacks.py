@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
+from torch import nn
 
 from trade_pipeline.training.action_spaces import environment_actions
 from trade_pipeline.training.diagnostics import (
@@ -58,6 +59,7 @@ class TrainingCallback(BaseCallback):
         look: called with the frames; False ends the training.
         save: called to keep a checkpoint.
         save_every_s: seconds between checkpoints.
+        policy: whose gradients are watched.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class TrainingCallback(BaseCallback):
         look: Callable[[int], bool],
         save: Callable[[], None],
         save_every_s: float,
+        policy: nn.Module,
     ) -> None:
         super().__init__()
         self._total = total_frames
@@ -90,19 +93,24 @@ class TrainingCallback(BaseCallback):
         self._goes_on = True
         self._saved = self._started = self._reported = clock()
         self._began_at = 0
-        self._gradients: GradientNorms
+        self._gradients = GradientNorms(policy)
 
     def state(self) -> dict[str, Any]:
         """What the rest of the training depends on."""
-        return {"next_row": self._next_row, "taken": self._taken, "looks_at": self._looks_at}
+        return {
+            "next_row": self._next_row,
+            "taken": self._taken,
+            "looks_at": self._looks_at,
+            "gradients": self._gradients.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._next_row, self._taken = state["next_row"], state["taken"]
         self._looks_at = state["looks_at"]
+        self._gradients.restore(state["gradients"])
 
     def _on_training_start(self) -> None:
-        self._gradients = GradientNorms(self.model.policy)
         self._began_at = self.model.num_timesteps
         if self._began_at == 0:
             self._save()  # so that a kill in the first minute costs no more than that minute
@@ -124,7 +132,9 @@ class TrainingCallback(BaseCallback):
         if self._looks_at and frames >= self._looks_at[0]:
             self._looks_at = [at for at in self._looks_at if at > frames]
             self._goes_on = self._look(frames)
-        if frames > self._began_at and self._clock() - self._saved >= self._save_every_s:
+        due = self._clock() - self._saved >= self._save_every_s
+        # Not once a look has ended it: who goes on from before that look ends there, too.
+        if self._goes_on and due and frames > self._began_at:
             self._save()
             self._saved = self._clock()
 

@@ -6,6 +6,7 @@ Start at `Checkpoints`.
 """
 
 import random
+import secrets
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -59,7 +60,15 @@ class Checkpoints:
         staging = bundles.staging(self.location.store, "checkpoint")
         arrays: dict[str, NDArray[Any]] = {}
         document = _encoded(tree, arrays)
-        write_json(staging.child(STATE), {"fingerprint": self.fingerprint, "state": document})
+        write_json(
+            staging.child(STATE),
+            {
+                "fingerprint": self.fingerprint,
+                "state": document,
+                # No version twice: a folder that damage or a kill left behind is never met again.
+                "saved": secrets.token_hex(16),
+            },
+        )
         with (staging.path / ARRAYS).open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
         bundles.commit(bundles.seal(staging, (STATE, ARRAYS)), self.location)
@@ -85,7 +94,10 @@ class Checkpoints:
         """Forget it: the training is done."""
         if self.location.path.exists():
             with frame_lock(self.location):
-                shutil.rmtree(self.location.path)
+                # Moved away first: a kill must not leave half a checkpoint where a whole one was.
+                doomed = bundles.staging(self.location.store, "checkpoint-done")
+                self.location.path.rename(doomed.path / "checkpoint")
+            shutil.rmtree(doomed.path)
 
 
 def state_of(model: BaseAlgorithm) -> dict[str, Tree]:
@@ -213,7 +225,7 @@ def _encoded(tree: Tree, arrays: dict[str, NDArray[Any]]) -> Any:
             arrays[str(len(arrays))] = tree
             return {"array": str(len(arrays) - 1)}
         case np.generic():
-            return tree.item()
+            return _encoded(tree.item(), arrays)
         case Mapping():
             return {"pairs": [[key, _encoded(value, arrays)] for key, value in tree.items()]}
         case list():

@@ -3,6 +3,8 @@
 Hooks that look and change nothing. Knows modules of torch, no algorithm. Start at `GradientNorms`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -39,6 +41,16 @@ class GradientNorms:
                 norms[f"gradient_norm/{layer}"] = float(total.sqrt().mean())
         return norms
 
+    def state(self) -> list[tuple[int, list[torch.Tensor]]]:
+        """What was measured since the last `take`, for a checkpoint."""
+        return [one.state() for parameters in self._layers.values() for one in parameters]
+
+    def restore(self, state: Sequence[tuple[int, list[torch.Tensor]]]) -> None:
+        """Go on from `state`, of a policy like this one."""
+        every = (one for parameters in self._layers.values() for one in parameters)
+        for one, (passed, squares) in zip(every, state, strict=True):
+            one.restore(passed, squares)
+
     def close(self) -> None:
         """Remove the hooks."""
         for parameters in self._layers.values():
@@ -68,3 +80,9 @@ class _Gradients:
     def take(self) -> list[torch.Tensor]:
         taken, self._squares, self._passed = self._squares, [], 0
         return taken
+
+    def state(self) -> tuple[int, list[torch.Tensor]]:
+        return self._passed, list(self._squares)
+
+    def restore(self, passed: int, squares: list[torch.Tensor]) -> None:
+        self._passed, self._squares = passed, list(squares)

@@ -185,6 +185,7 @@ class Learning:
             look=self._look,
             save=lambda: checkpoints.save(self._state(callback)) if checkpoints else None,
             save_every_s=save_every_s,
+            policy=self.model.policy,
         )
         if saved is not None:
             self._restore(saved, callback)

@@ -195,7 +195,8 @@ def _on_policy(
 def scheduled(value: float | LinearSchedule) -> float | Callable[[float], float]:
     """A constant, or a function of the part of the training that is left."""
     if isinstance(value, LinearSchedule):
-        return lambda left: value.end + (value.start - value.end) * left
+        # The last rollout may end beyond the total: then less than nothing is left.
+        return lambda left: value.end + (value.start - value.end) * max(left, 0.0)
     return value
 
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from trade_pipeline.simulator.actions import mapping_for
 from trade_pipeline.storage.documents import read_json
+from trade_pipeline.storage.frames import read_frame
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.action_spaces import environment_actions
 from trade_pipeline.training.learning import Learning, Log
@@ -108,6 +109,21 @@ def test_the_policy_acts_as_sb3s_does(
             runners[e].reset()
     if kind_of(spec) == "binned":
         assert compared > 0.98 * 25 * count
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c", "recurrent_ppo", "sac", "dqn"])
+def test_a_schedule_ends_at_its_end_though_the_last_rollout_goes_beyond(
+    tmp_path: Path, name: str
+) -> None:
+    schedule = {"start": 1e-3, "end": 1e-4}
+    trained = train_one(
+        ArtifactLocation(tmp_path, "policy"), name, learning_rate=schedule, total_frames=1000
+    )
+    curve = read_frame(trained.reference.location.child("diagnostics.parquet"))
+    rates = curve["learning_rate"].drop_nulls()
+    assert int(trained.metrics["frames"] or 0) > 1000
+    assert rates.max() <= 1e-3
+    assert rates.min() == pytest.approx(1e-4)
 
 
 def kind_of(spec: dict[str, Any]) -> str:

@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.frames import read_frame
 from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.training.checkpoint import Checkpoints
 from trade_pipeline.training.dataset import load_dataset, write_dataset
 from trade_pipeline.training.specification import specification
 from trade_pipeline_tests.training import synthetic
@@ -109,6 +111,82 @@ def test_early_stopping_counts_looks_from_before_a_kill(
     assert resumed.reference.version == whole.reference.version
     assert resumed.metrics["frames"] == stopped_at
     assert resumed.metrics["best_frames"] == whole.metrics["best_frames"]
+
+
+def test_a_training_killed_as_it_stops_early_stops_again_at_the_same_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_each_step(monkeypatch)
+    more = {"evaluation": {"looks": 12, "patience": 2, "keep": "last"}, "total_frames": 4 * FRAMES}
+    whole = train_one(ArtifactLocation(tmp_path, "whole"), "ppo", **more)
+    key = ArtifactLocation(tmp_path, "checkpoints/demo")
+    frames = int(whole.metrics["frames"] or 0)
+    for number, moment in enumerate(("stops early", f"{frames} of {4 * FRAMES} frames")):
+
+        def report(said: Any, moment: str = moment) -> None:
+            if moment in str(said):
+                raise Killed
+
+        with pytest.raises(Killed):
+            train_one(
+                ArtifactLocation(tmp_path, f"killed{number}"),
+                "ppo",
+                report=report,
+                checkpoints=key,
+                **more,
+            )
+    resumed = train_one(ArtifactLocation(tmp_path, "resumed"), "ppo", checkpoints=key, **more)
+    assert resumed.reference.version == whole.reference.version
+    assert resumed.metrics["frames"] == frames
+
+
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_rows_of_diagnostics_over_several_rollouts_survive_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    at_each_step(monkeypatch)
+    monkeypatch.setattr("trade_pipeline.training.callbacks.MOST_ROWS", 2)
+    key = ArtifactLocation(tmp_path, "checkpoints/demo")
+    with pytest.raises(Killed):
+        train_one(
+            ArtifactLocation(tmp_path, "killed"), name, report=killed_at(460), checkpoints=key
+        )
+    resumed = train_one(ArtifactLocation(tmp_path, "resumed"), name, checkpoints=key)
+    whole = train_one(ArtifactLocation(tmp_path, "whole"), name)
+    first, second = (
+        read_frame(one.reference.location.child("diagnostics.parquet")) for one in (resumed, whole)
+    )
+    assert any(column.startswith("gradient_norm/") for column in first.columns)
+    assert first.equals(second)
+
+
+def test_what_is_not_finite_survives_a_checkpoint(tmp_path: Path) -> None:
+    kept = Checkpoints(ArtifactLocation(tmp_path, "checkpoints/demo"), "f" * 64)
+    tree = {"a": np.float64("nan"), "b": [float("inf"), (1, None)], 3: np.arange(2.0)}
+    kept.save(tree)
+    found = kept.load()
+    assert np.isnan(found["a"])
+    assert found["b"] == [float("inf"), (1, None)]
+    np.testing.assert_array_equal(found[3], [0.0, 1.0])
+
+
+@pytest.mark.parametrize("file", ["arrays.npz", "state.json", "bundle.json"])
+def test_a_training_whose_first_checkpoint_lost_a_file_begins_anew(
+    tmp_path: Path, file: str
+) -> None:
+    """As a kill in the middle of removing it, or a disk, would leave it."""
+    key = ArtifactLocation(tmp_path, "checkpoints/demo")
+
+    def report(said: Any) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train_one(ArtifactLocation(tmp_path, "killed"), "ppo", report=report, checkpoints=key)
+    (bundles.current(key).path / file).unlink()
+    again = train_one(ArtifactLocation(tmp_path, "again"), "ppo", checkpoints=key)
+    whole = train_one(ArtifactLocation(tmp_path, "whole"), "ppo")
+    assert again.reference.version == whole.reference.version
+    assert not key.path.exists()
 
 
 @pytest.mark.parametrize("damage", ["byte", "other settings", "no pointer"])

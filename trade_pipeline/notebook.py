@@ -23,6 +23,7 @@ from trade_pipeline.settings.project import Places, read_project
 from trade_pipeline.settings.series import find_series
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.frames import StorageError, read_frame
+from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.dataset import load_dataset
 from trade_pipeline.training.policy import PolicyRunner
 
@@ -92,6 +93,7 @@ def load_policy(
     trial: str | None = None,
     configs: Path | str | None = None,
     store: Path | str | None = None,
+    bundle: str | None = None,
 ) -> Policy:
     """The promoted policy, or the current version of a trial's, verified member by member.
 
@@ -100,6 +102,8 @@ def load_policy(
         trial: its key, `<variant>.f<fold>.s<seed>`; None is the policy that is promoted.
         configs: configs folder.
         store: store folder.
+        bundle: key of another policy, such as `imported/mine`, in the place of that trial's: to
+            backtest it on the trial's test part.
 
     Raises:
         SettingsError: there is no such experiment or trial.
@@ -111,6 +115,10 @@ def load_policy(
         known = closest(experiment, list(experiments))
         raise SettingsError(f"load_policy: unknown experiment {experiment!r}.{known}")
     settings = experiments[experiment]
+    if trial is None and bundle is not None:
+        raise SettingsError(
+            f"load_policy: name a trial of {experiment}, whose test part {bundle} is for."
+        )
     if trial is None:
         chosen = promoted(places.store, experiment)
         if chosen is None:
@@ -127,6 +135,8 @@ def load_policy(
             f"load_policy: {experiment} has no trial {trial!r}.{closest(trial, list(trials))}"
         )
     home = layout.experiment_bundle(places.store, experiment, "policy", trial)
+    if bundle is not None:
+        home = ArtifactLocation(places.store, bundle)
     runner = PolicyRunner.load(bundles.current(home))
     return Policy(experiment, trials[trial], settings, runner, places.store)
 

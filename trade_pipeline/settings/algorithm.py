@@ -22,6 +22,8 @@ class LinearSchedule(Settings):
 
 
 Scheduled = Annotated[float, Field(gt=0)] | LinearSchedule
+Environments = Annotated[int, Field(ge=1, le=1_000_000)]
+Size = Annotated[int, Field(ge=1, le=65_536)]  # of a layer
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -29,7 +31,7 @@ class MLPSettings(Settings):
     """A multilayer perceptron over the window and the account."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[PositiveInt, ...] = Field(default=(64, 64), min_length=1)
+    hidden: tuple[Size, ...] = Field(default=(64, 64), min_length=1)
     activation: Literal["tanh", "relu"] = "tanh"
     shared: bool = Field(default=True, description="One trunk for policy and value.")
 
@@ -38,9 +40,9 @@ class CNNSettings(Settings):
     """Convolutions along the window's bars, then a perceptron that sees the account too."""
 
     kind: Literal["cnn"]
-    channels: tuple[PositiveInt, ...] = Field(default=(16, 32), min_length=1)
+    channels: tuple[Size, ...] = Field(default=(16, 32), min_length=1)
     kernel: PositiveInt = Field(default=5, description="Bars that one convolution sees.")
-    hidden: tuple[PositiveInt, ...] = Field(default=(64,), min_length=1)
+    hidden: tuple[Size, ...] = Field(default=(64,), min_length=1)
     activation: Literal["tanh", "relu"] = "tanh"
     shared: bool = Field(default=True, description="One trunk for policy and value.")
 
@@ -53,8 +55,8 @@ class LSTMSettings(Settings):
     """A perceptron over window and account, then a long short-term memory over the steps."""
 
     kind: Literal["lstm"]
-    hidden: tuple[PositiveInt, ...] = Field(default=(64,), min_length=1)
-    size: PositiveInt = Field(default=64, description="Of the memory.")
+    hidden: tuple[Size, ...] = Field(default=(64,), min_length=1)
+    size: Size = Field(default=64, description="Of the memory.")
     activation: Literal["tanh", "relu"] = "tanh"
     shared: bool = Field(default=True, description="One trunk and memory for policy and value.")
 
@@ -93,13 +95,15 @@ class _Algorithm(Settings):
     network: NetworkSettings = MLPSettings()
     normalize: NormalizeSettings = NormalizeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    threads: PositiveInt = Field(default=1, description="torch threads; part of the version.")
+    threads: int = Field(
+        default=1, ge=1, le=1024, description="torch threads; part of the version."
+    )
 
 
 class _OnPolicy(_Algorithm):
     """Learns from rollouts of all environments."""
 
-    environments: PositiveInt = 128
+    environments: Environments = 128
     rollout_steps: PositiveInt = 16
     learning_rate: Scheduled = 1e-3
     gae_lambda: Fraction = 0.95
@@ -161,17 +165,17 @@ class A2CSettings(_OnPolicy):
     """Advantage actor-critic (Mnih et al. 2016)."""
 
     kind: Literal["a2c"]
-    environments: PositiveInt = 64
+    environments: Environments = 64
     gae_lambda: Fraction = 1.0
 
 
 class _OffPolicy(_Algorithm):
     """Learns from a buffer of past steps. Updates come after every `train_every` steps."""
 
-    environments: PositiveInt = 8
+    environments: Environments = 8
     learning_rate: Scheduled = 3e-4
     network: NetworkSettings = MLPSettings(shared=False)
-    buffer_size: PositiveInt = Field(default=100_000, description="Frames kept.")
+    buffer_size: int = Field(default=100_000, ge=1, le=100_000_000, description="Frames kept.")
     learning_starts: NonNegativeInt = Field(default=1_000, description="Random frames at first.")
     batch_size: PositiveInt = 256
     train_every: PositiveInt = Field(default=4, description="Steps of all environments.")
@@ -183,6 +187,15 @@ class _OffPolicy(_Algorithm):
             raise ValueError(
                 f"buffer_size {self.buffer_size} is less than one step of {self.environments} "
                 "environments"
+            )
+        if self.buffer_size < self.batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is more than a buffer of {self.buffer_size} holds"
+            )
+        if self.environments * self.train_every > self.total_frames:
+            raise ValueError(
+                f"train_every {self.train_every} steps of {self.environments} environments are "
+                f"more than total_frames {self.total_frames}: nothing would be learned"
             )
         if self.learning_starts >= self.total_frames:
             raise ValueError(
@@ -244,6 +257,8 @@ def check_algorithm(algorithm: Any, environment: EnvironmentSettings, origin: st
     network, actions = algorithm.network, environment.actions.kind
     if (network.kind == "lstm") != (algorithm.kind == "recurrent_ppo"):
         fits = "network lstm" if algorithm.kind == "recurrent_ppo" else "network mlp or cnn"
+        if algorithm.kind == "dqn" and actions == "weights":
+            fits = "ppo or a2c with network mlp or cnn"  # its actions do not fit, either
         raise ValueError(
             f"{origin}: algorithm {algorithm.kind} does not work with network {network.kind}; use "
             f"{fits}" + (", or algorithm recurrent_ppo" if network.kind == "lstm" else "")
@@ -263,7 +278,7 @@ def check_algorithm(algorithm: Any, environment: EnvironmentSettings, origin: st
     if algorithm.kind in ("dqn", "sac", "td3") and network.shared:
         raise ValueError(
             f"{origin}: algorithm {algorithm.kind} keeps policy and value apart; write "
-            "shared: false in network, or use ppo, a2c or recurrent_ppo"
+            "shared: false in network, or use ppo or a2c"
         )
     if isinstance(network, CNNSettings) and network.length(environment.window) < 1:
         raise ValueError(

@@ -172,7 +172,7 @@ class ExperimentSettings(Settings):
     )
     environment: EnvironmentSettings
     algorithm: AlgorithmSettings
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32, strict=True)], ...] = Field(min_length=1)
     sweep: dict[str, tuple[Any, ...]] = Field(
         default_factory=dict,
         exclude=True,  # variants hold what it gives

@@ -132,6 +132,10 @@ def receive(
     Raises:
         ArchiveError: names the member and what is wrong with it.
     """
+    if not source.is_dir() and not source.is_file():
+        raise ArchiveError(
+            f"{source}: cannot be read as a zip or folder; name a plain file or a bundle's folder."
+        )
     make_folder(folder)
     try:
         if source.is_dir():

@@ -7,7 +7,7 @@ hold `frame_lock` around a read, merge and write of the same partition.
 import fcntl
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -166,8 +166,12 @@ def _all_metadata(location: ArtifactLocation) -> dict[str, str]:
 
 
 @contextmanager
-def frame_lock(location: ArtifactLocation) -> Iterator[None]:
+def frame_lock(
+    location: ArtifactLocation, waits: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Wait until no other process or thread holds the lock of this location, then hold it.
+
+    `waits` is called once where it is held.
 
     The lock ends with its holder, killed or not. Not re-entrant. The empty file
     `.<name>.lock` beside the location stays: removing it would let two writers in.
@@ -177,7 +181,12 @@ def frame_lock(location: ArtifactLocation) -> Iterator[None]:
         make_folder(path.parent)
         file = path.with_name(f".{path.name}.lock").open("a")
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waits is not None:
+                waits()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -9,7 +9,8 @@ import random
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from zipfile import BadZipFile
@@ -23,7 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
 from trade_pipeline.simulator.vec_env import TradingVecEnv
 from trade_pipeline.storage import bundles
-from trade_pipeline.storage.documents import read_json, write_json
+from trade_pipeline.storage.documents import json_hash, read_json, write_json
 from trade_pipeline.storage.frames import frame_lock
 from trade_pipeline.storage.location import ArtifactLocation, StorageError
 
@@ -55,9 +56,26 @@ class Checkpoints:
     location: ArtifactLocation
     fingerprint: str
 
+    @contextmanager
+    def alone(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Wait for another training of this trial to end, and clear away what a kill left."""
+
+        def waits() -> None:
+            say("waits: another run trains this trial and keeps its checkpoint at the moment")
+
+        lock = ArtifactLocation(self.location.store, f"{self.location.key}.training")
+        with frame_lock(lock, waits):
+            for left in self.location.store.glob(f"staging/{self._staged}-*"):
+                shutil.rmtree(left)
+            yield
+
+    @property
+    def _staged(self) -> str:
+        return f"checkpoint-{json_hash(self.location.key)[:16]}"
+
     def save(self, tree: Tree) -> None:
         """Replace what is there; a kill at any point leaves the old or the new one."""
-        staging = bundles.staging(self.location.store, "checkpoint")
+        staging = bundles.staging(self.location.store, self._staged)
         arrays: dict[str, NDArray[Any]] = {}
         document = _encoded(tree, arrays)
         write_json(
@@ -95,7 +113,7 @@ class Checkpoints:
         if self.location.path.exists():
             with frame_lock(self.location):
                 # Moved away first: a kill must not leave half a checkpoint where a whole one was.
-                doomed = bundles.staging(self.location.store, "checkpoint-done")
+                doomed = bundles.staging(self.location.store, self._staged)
                 self.location.path.rename(doomed.path / "checkpoint")
             shutil.rmtree(doomed.path)
 

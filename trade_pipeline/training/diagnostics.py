@@ -249,7 +249,7 @@ def warnings_of(diagnostics: Diagnostics, target_kl: float | None = None) -> dic
     """What is wrong with a training so far: what was seen, after how many frames, what to try.
 
     Args:
-        diagnostics: rows of SB3, `action_shares`, `GradientNorms`, and `validation_trades`.
+        diagnostics: rows of SB3, `action_shares`, `GradientNorms`, and `validation_fills`.
         target_kl: the algorithm's, where it has one.
 
     Returns:
@@ -363,10 +363,11 @@ def _unexplained(diagnostics: Diagnostics) -> str | None:
 
 
 def _no_trades(diagnostics: Diagnostics) -> str | None:
-    looks = diagnostics.values("validation_trades")
+    looks = diagnostics.values("validation_fills")
     if not looks or looks[-1][1] > 0:
         return None
     return (
-        f"no trades: the policy traded nothing on validation after {looks[-1][0]} frames; raise "
-        "entropy_coefficient, train longer, and see whether costs leave anything to earn."
+        f"no trades: the policy traded nothing on validation after {looks[-1][0]} frames; "
+        "explore more (entropy_coefficient, exploration_final or action_noise), train longer, and "
+        "see whether costs leave anything to earn."
     )

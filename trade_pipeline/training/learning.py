@@ -172,6 +172,10 @@ class Learning:
         saved = checkpoints.load() if checkpoints else None
         if saved is not None:
             self.diagnostics = Diagnostics.restored(saved["diagnostics"])
+        elif checkpoints and checkpoints.location.path.exists():
+            self._log.say(
+                "the checkpoint of this trial is another training's or damaged; begins anew"
+            )
         writer = tensorboard_writer(tensorboard, self.diagnostics) if tensorboard else None
         self._use_logger(writer)
         callback = TrainingCallback(
@@ -226,7 +230,7 @@ class Learning:
         )
         value = float(equity[-1] / equity[0] - 1)
         self.diagnostics.record(frames, "validation_return", value)
-        self.diagnostics.record(frames, "validation_trades", fills)
+        self.diagnostics.record(frames, "validation_fills", fills)
         self._log.say(f"{frames} frames: validation return {value:.4%}, {fills} fills")
         self._warn()
         improved = value > self._best_return

@@ -215,7 +215,7 @@ class _Run:
         equity, fills = self._validate(weights)
         value = float(equity[-1] / equity[0] - 1)
         self.diagnostics.record(self.frames, "validation_return", value)
-        self.diagnostics.record(self.frames, "validation_trades", fills)
+        self.diagnostics.record(self.frames, "validation_fills", fills)
         self._log.say(f"{self.frames} frames: validation return {value:.4%}, {fills} fills")
         for key, sentence in warnings_of(self.diagnostics).items():
             if key not in self._warned:

@@ -6,7 +6,7 @@ commit) are passed in and go into informational members only. Start at `train`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from platform import python_version
@@ -127,7 +127,9 @@ def train(
             log,
             clock,
         )
-        learning.run(kept, save_every_s, str(staging.path / "tb") if tensorboard else None)
+        folder = str(staging.path / "tb") if tensorboard else None
+        with kept.alone(log.say) if kept else nullcontext():
+            learning.run(kept, save_every_s, folder)
         seconds = clock() - started
         log.line(f"done: {learning.model.num_timesteps} frames in {seconds:.1f} s")
     best = learning.kept

@@ -68,6 +68,8 @@ def test_what_does_not_fit_is_refused_in_its_file_with_what_would(
         said, change = WAYS_OUT["recurrent" if algorithm == "recurrent_ppo" else "lstm"]
     else:
         said, change = WAYS_OUT["dqn"]
+    if case == ("dqn", "lstm", "weights"):  # two faults: one way out of both
+        said, change = "use ppo or a2c with network mlp or cnn", {"network": "mlp"}
     assert said in text
     mended = {"algorithm": algorithm, "network": network, "actions": actions, **change}
     if algorithm == "dqn":  # may have two faults
@@ -149,3 +151,23 @@ def test_a_schedule_is_a_line_from_start_to_end() -> None:
     written = {**EXPERIMENT, "algorithm": {"kind": "ppo", "learning_rate": rate}}
     algorithm = parse_settings(written, ExperimentSettings, "some.yaml").algorithm
     assert algorithm.learning_rate.model_dump() == rate  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_every": 1_000_000}, "train_every 1000000 steps of 8 environments are more than"),
+        ({"buffer_size": 32}, "batch_size 256 is more than a buffer of 32 holds"),
+        ({"learning_starts": 5_000_000}, "leaves nothing of total_frames"),
+        ({"environments": 10**9}, "algorithm.dqn.environments"),
+        ({"buffer_size": 10**12}, "algorithm.dqn.buffer_size"),
+        ({"threads": 10_000}, "algorithm.dqn.threads"),
+    ],
+)
+def test_sizes_that_no_machine_or_training_has_are_refused(
+    change: dict[str, int], message: str
+) -> None:
+    written = content("dqn", "mlp", "brackets")
+    written["algorithm"] |= change
+    with pytest.raises(SettingsError, match=message):
+        parse_settings(written, ExperimentSettings, "some.yaml")

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,38 @@ def test_rows_of_diagnostics_over_several_rollouts_survive_a_kill(
     assert first.equals(second)
 
 
+def test_a_second_training_of_a_trial_says_that_it_waits_and_clears_away_what_a_kill_left(
+    tmp_path: Path,
+) -> None:
+    key = ArtifactLocation(tmp_path, "checkpoints/demo")
+    said: list[str] = []
+    first = Checkpoints(key, "a" * 64)
+    with pytest.raises(Killed), first.alone(said.append):
+        bundles.staging(tmp_path, first._staged)  # as a kill in the middle of `save` leaves it
+        raise Killed
+    freed = threading.Event()
+
+    def other() -> None:
+        with first.alone(said.append):
+            freed.wait(30)
+
+    running = threading.Thread(target=other)
+    running.start()
+
+    def report(line: Any) -> None:
+        said.append(str(line))
+        if "waits" in str(line):
+            freed.set()
+
+    whole = train_one(ArtifactLocation(tmp_path, "whole"), "ppo")
+    while list((tmp_path / "staging").iterdir()):
+        time.sleep(0.01)  # the other has the lock once this is empty
+    second = train_one(ArtifactLocation(tmp_path, "second"), "ppo", report=report, checkpoints=key)
+    running.join()
+    assert second.reference.version == whole.reference.version
+    assert any("waits: another run trains this trial" in line for line in said)
+
+
 def test_what_is_not_finite_survives_a_checkpoint(tmp_path: Path) -> None:
     kept = Checkpoints(ArtifactLocation(tmp_path, "checkpoints/demo"), "f" * 64)
     tree = {"a": np.float64("nan"), "b": [float("inf"), (1, None)], 3: np.arange(2.0)}
@@ -261,8 +294,9 @@ def test_a_process_killed_at_random_points_is_gone_on_from(tmp_path: Path) -> No
     for number in range(3):
         process = worker(described(tmp_path, f"killed{number}"))
         limit = time.monotonic() + 120
-        before = bundles.current_version(key)
-        while bundles.current_version(key) in (None, before):
+        seen = {None, bundles.current_version(key)}
+        while len(seen) < 4:  # its first says no more than the one that it found
+            seen.add(bundles.current_version(key))
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < limit
             time.sleep(0.01)

@@ -246,7 +246,7 @@ def test_weights_are_described_as_the_environment_takes_them() -> None:
 @pytest.mark.parametrize("keys", [ONE, TWO], ids=["brackets", "weights"])
 def test_a_healthy_training_raises_no_alarm(keys: tuple[str, ...]) -> None:
     _, diagnostics = healthy(keys)
-    diagnostics.record(4608, "validation_trades", 7)
+    diagnostics.record(4608, "validation_fills", 7)
     assert {"approx_kl", "explained_variance", "gradient_norm/value_net"} <= {*diagnostics.names()}
     assert warnings_of(diagnostics) == {}
 
@@ -302,8 +302,8 @@ def test_a_value_function_worse_than_none_is_named() -> None:
 
 
 def test_no_trades_counts_at_the_last_look_only() -> None:
-    assert "after 200 frames" in (warnings_of(recorded({"validation_trades": [3, 0]}))["no_trades"])
-    assert warnings_of(recorded({"validation_trades": [0, 3]})) == {}
+    assert "after 200 frames" in (warnings_of(recorded({"validation_fills": [3, 0]}))["no_trades"])
+    assert warnings_of(recorded({"validation_fills": [0, 3]})) == {}
 
 
 def test_a_divergence_is_a_runaway_beyond_one_and_a_half_times_its_target() -> None:

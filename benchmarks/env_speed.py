@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.metadata import version
@@ -422,14 +422,14 @@ def measure(name: str, folder: Path) -> None:
         print(json.dumps(line), flush=True)
 
 
-def main(cases: list[str]) -> None:
-    """Measure the named cases, or all, each in a process of its own."""
-    if unknown := [case for case in cases if case not in CASES]:
-        sys.exit(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
+def main(named: list[str], cases: Mapping[str, Any], measure: Callable[[str, Path], None]) -> None:
+    """Measure the named cases, or all, each in processes of its own."""
+    if unknown := [case for case in named if case not in cases]:
+        sys.exit(f"unknown case {unknown[0]!r}; known: {', '.join(cases)}")
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases or list(CASES):
+        for case in named or list(cases):
             measure(case, Path(folder))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1:], CASES, measure)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from env_speed import Found, in_own_process, last_line, python_of, settings, walk
+from env_speed import Found, in_own_process, last_line, main, python_of, settings, walk
 from numpy.typing import NDArray
 from peers import mean_reverting
 from peers.mean_reverting import COST, DEVIATION, EPISODE_BARS, EPISODE_ROWS, STARTS
@@ -354,14 +354,5 @@ def measure(name: str, folder: Path) -> None:
         print(json.dumps(line), flush=True)
 
 
-def main(cases: list[str]) -> None:
-    """Measure the named cases, or all, each in processes of its own."""
-    if unknown := [case for case in cases if case not in CASES]:
-        sys.exit(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
-    with tempfile.TemporaryDirectory() as folder:
-        for case in cases or list(CASES):
-            measure(case, Path(folder))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1:], CASES, measure)

@@ -63,13 +63,6 @@ def choices_of_box(box: NDArray[np.float32], nvec: NDArray[np.int64]) -> NDArray
     return np.clip(bins, 0, nvec - 1)
 
 
-def unsquashed(
-    squashed: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """From [-1, 1] to the bounds, as SB3 does it."""
-    return low + np.float32(0.5) * (squashed + np.float32(1.0)) * (high - low)
-
-
 def environment_actions(actions: NDArray[Any], action: Mapping[str, Any]) -> NDArray[Any]:
     """What an algorithm emitted, as the environment takes it: [E, parts] or [E, N]."""
     nvec = np.array(action.get("nvec", []), np.int64)

@@ -39,6 +39,16 @@ def compiled_parallel(function: Compiled) -> Compiled:
     return cast(Compiled, _compile(function, parallel=True))
 
 
+def compiled_products(function: Compiled) -> Compiled:
+    """Like `compiled`, for matrix products: arrays may be reshaped and handed back."""
+    return cast(Compiled, _compile(function, forceinline=True, _nrt=True))
+
+
+def compiled_products_parallel(function: Compiled) -> Compiled:
+    """Like `compiled_products`, with `numba.prange` over threads."""
+    return cast(Compiled, _compile(function, parallel=True, _nrt=True))
+
+
 def resolved(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """What a compiled function is for arguments of these types, without looking at them again.
 
@@ -93,8 +103,8 @@ class SameTypes:
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
-    folder = _cache_folder()
-    options |= {"cache": folder is not None, "_nrt": False, "error_model": "numpy"}
+    folder = _cache_folder(Path(function.__code__.co_filename).parent)
+    options = {"_nrt": False, "error_model": "numpy", **options, "cache": folder is not None}
     with _caching_in(folder):
         return numba.njit(**options)(function)
 
@@ -110,16 +120,18 @@ def _caching_in(folder: str | None) -> Iterator[None]:
 
 
 @cache
-def _cache_folder() -> str | None:
-    """Where compiled code is kept: a folder named after the simulator's sources; None is nowhere.
+def _cache_folder(beside: Path) -> str | None:
+    """Where compiled code is kept: a folder named after its sources; None is nowhere.
 
     Numba's own cache notices a change of the file that holds a function, but not of the files of
-    the functions it calls.
+    the functions it calls: the simulator's, and those beside it that compile.
     """
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for source in sorted(here.glob("*.py")):
-        digest.update(source.read_bytes())
+    for source in sorted({*here.glob("*.py"), *beside.glob("*.py")}):
+        content = source.read_bytes()
+        if source.parent == here or b"simulator.compiled import" in content:
+            digest.update(content)
     homes = [here / "__pycache__"]
     with suppress(RuntimeError):  # a user without a home
         homes.append(Path.home() / ".cache" / "trade_pipeline")

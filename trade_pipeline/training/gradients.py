@@ -28,8 +28,7 @@ class GradientNorms:
         self._layers: dict[str, list[_Gradients]] = {}
         for name, parameter in policy.named_parameters():
             if parameter.requires_grad:
-                path, _, last = name.replace("features_extractor.", "").rpartition(".")
-                self._layers.setdefault(path or last, []).append(_Gradients(parameter, every))
+                self._layers.setdefault(layer_of(name), []).append(_Gradients(parameter, every))
 
     def take(self) -> dict[str, float]:
         """Norms since the last call: `gradient_norm/` and the layer, where one was measured."""
@@ -56,6 +55,12 @@ class GradientNorms:
         for parameters in self._layers.values():
             for parameter in parameters:
                 parameter.handle.remove()
+
+
+def layer_of(parameter: str) -> str:
+    """Name of the layer that a named parameter of SB3's policies belongs to."""
+    path, _, last = parameter.replace("features_extractor.", "").rpartition(".")
+    return path or last
 
 
 class _Gradients:

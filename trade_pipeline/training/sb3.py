@@ -30,7 +30,8 @@ from trade_pipeline.settings.algorithm import (
 )
 from trade_pipeline.training.choices import ChoicesPolicy
 from trade_pipeline.training.networks import ACTIVATIONS, Trunk
-from trade_pipeline.training.ppo import INPUTS, LeanPPO
+from trade_pipeline.training.ppo import LeanPPO
+from trade_pipeline.training.ppo_step import INPUTS
 
 # Where SB3 keeps what `PolicyNetwork` is made of, by algorithm: prefix there to prefix here.
 _ON_POLICY = {"pi_features_extractor.trunk.": "trunk.", "action_net.": "action."}

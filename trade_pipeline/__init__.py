@@ -7,12 +7,21 @@ The notebook face reads what the assets stored, without Dagster:
     result = tp.backtest(tp.load_policy("aapl_ppo", "base.f0.s0"))
 """
 
+import os
+import platform
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trade_pipeline.notebook import backtest, load_bars, load_features, load_policy
+
+# Libraries choose their kernels by the processor, and other kernels give other last bits: one
+# family everywhere, so that a training gives the same policy here and on a rented machine. Read
+# when those libraries load, hence first of all.
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
 __all__ = ["backtest", "load_bars", "load_features", "load_policy"]
 

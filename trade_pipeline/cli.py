@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from trade_pipeline.backtest.promotion_record import pinned
+from trade_pipeline.pods_cli import pods
 from trade_pipeline.settings.project import Places
 from trade_pipeline.storage import archives, bundles
 from trade_pipeline.storage.location import ArtifactLocation, StorageError
@@ -24,6 +25,7 @@ bundle = typer.Typer(no_args_is_help=True, help="Bundles of the store.")
 indicators = typer.Typer(no_args_is_help=True, help="Indicators that a feature set may name.")
 app.add_typer(bundle, name="bundle")
 app.add_typer(indicators, name="indicators")
+app.add_typer(pods, name="pods")
 
 StoreOption = Annotated[
     Path | None,

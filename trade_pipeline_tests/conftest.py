@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytest_plugins = ["trade_pipeline_tests.deployment"]
+pytest_plugins = ["trade_pipeline_tests.deployment", "trade_pipeline_tests.loopback"]
 
 # No deadline: a busy machine is no bug. In CI the same examples every time, elsewhere new ones.
 hypothesis.settings.register_profile(
@@ -33,6 +33,8 @@ BROWSER_OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    # No page reaches further than the machine, whatever it links to.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
 
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from trade_pipeline.storage.location import ArtifactLocation
+
 
 class TaskError(RuntimeError):
     """A task ended without a result; the message says why and where to look."""
@@ -20,11 +22,15 @@ class Task:
         module: dotted module with `run(spec, report)`, such as `trade_pipeline.training.task`.
         spec: JSON-able input of `run`.
         folder: staging folder of the task; the spec is written there and the log is kept there.
+        inputs: bundles that it reads.
+        checkpoint: where it keeps its state, to go on from after it was killed.
     """
 
     module: str
     spec: dict[str, Any]
     folder: Path
+    inputs: tuple[ArtifactLocation, ...] = ()
+    checkpoint: ArtifactLocation | None = None
 
     def write_spec(self) -> Path:
         """Write module and spec beside the staging folder's members and return the file."""

@@ -20,6 +20,7 @@ from trade_pipeline.defs.manifests import build_manifest
 from trade_pipeline.defs.ohlcv import build_ohlcv
 from trade_pipeline.defs.overrides import build_override, tried_asset
 from trade_pipeline.defs.partitions import Partitions
+from trade_pipeline.defs.pods import build_pods
 from trade_pipeline.defs.resources import build_resources
 from trade_pipeline.defs.schedules import build_refresh
 from trade_pipeline.defs.search import build_search, search_asset
@@ -73,6 +74,7 @@ def build_definitions(places: Places) -> dg.Definitions:
     backfill_job = build_backfill(project, ohlcv.asset)
     freshness = build_freshness(project, ohlcv.asset)
     storage_use = build_storage_use(project)
+    pods = build_pods(project, places.store)
     checked = [ohlcv, manifest, *features.values()]
     return dg.Definitions(
         assets=[
@@ -80,28 +82,36 @@ def build_definitions(places: Places) -> dg.Definitions:
             *(asset for assets in experiments.values() for asset in assets.values()),
             leaderboard,
             storage_use.asset,
+            *pods.assets,
             *(tried_asset(name, assets["dataset"]) for name, assets in experiments.items()),
             *(search_asset(name, experiments[name]["dataset"]) for name in searches),
         ],
-        asset_checks=[*(one.stored for one in checked), freshness.check],
+        asset_checks=[*(one.stored for one in checked), freshness.check, *pods.checks],
         jobs=[
             refresh_job,
             backfill_job,
             build_prune(project, ohlcv.asset),
             freshness.job,
             storage_use.job,
+            *pods.jobs,
             *(job for steps in jobs.values() for job in steps.values()),
             *(build_override(name, project) for name in experiments),
             *searches.values(),
         ],
-        schedules=[*refresh_schedules, freshness.schedule, storage_use.schedule],
+        schedules=[
+            *refresh_schedules,
+            freshness.schedule,
+            storage_use.schedule,
+            *pods.schedules,
+        ],
         sensors=[
             build_inbox_sensor(project, backfill_job),
             build_derived_sensor(project, places.store, refresh_job),
             build_retrain_sensor(project, places.store, jobs),
             build_follower([manifest.asset, *(one.asset for one in features.values())]),
+            *pods.sensors,
         ],
-        resources=build_resources(places.store, project.compute),
+        resources=build_resources(places, project.compute, project.base),
         executor=dg.in_process_executor,
     )
 

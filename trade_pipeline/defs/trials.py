@@ -82,10 +82,17 @@ def train_trial(
             began=datetime.now(UTC),
         )
         with _entered(store.path, entry) as attempt:
-            result = compute.run_task(context, Task(TRAINING_TASK, spec, staging.path))
+            task = Task(
+                TRAINING_TASK,
+                spec,
+                staging.path,
+                inputs=(dataset,),
+                checkpoint=layout.checkpoint(store.path, name, trial.key),
+            )
+            result = compute.run_task(context, task)
             ledger.end(attempt, "finished", result["version"])
     seconds = round(time.monotonic() - started, 1)
-    metrics = {**result["metrics"], "seconds": seconds}
+    metrics = {**result["metrics"], **result.get("pod", {}), "seconds": seconds}
     return TrainedTrial(BundleReference(staging, result["version"]), metrics)
 
 

@@ -103,20 +103,23 @@ class _Algorithm(Settings):
 class _OnPolicy(_Algorithm):
     """Learns from rollouts of all environments."""
 
-    environments: Environments = 128
+    environments: Environments = 32
     rollout_steps: PositiveInt = 16
-    learning_rate: Scheduled = 1e-3
-    gae_lambda: Fraction = 0.95
+    learning_rate: Scheduled = 3e-3
+    gae_lambda: Fraction = 0.9
     entropy_coefficient: float = Field(default=0.01, ge=0)
     value_coefficient: float = Field(default=0.5, ge=0)
     max_grad_norm: float = Field(default=0.5, gt=0)
 
 
 class PPOSettings(_OnPolicy):
-    """Proximal policy optimization (Schulman et al. 2017)."""
+    """Proximal policy optimization (Schulman et al. 2017).
+
+    The defaults learn fastest on a market whose best rule is known: docs/tuning.md.
+    """
 
     kind: Literal["ppo"]
-    batch_size: int = Field(default=512, ge=2, description="One frame has no deviation.")
+    batch_size: int = Field(default=128, ge=2, description="One frame has no deviation.")
     epochs: PositiveInt = 4
     clip_range: Scheduled = 0.2
     target_kl: float | None = Field(
@@ -138,6 +141,7 @@ class RecurrentPPOSettings(PPOSettings):
     """PPO with a memory (sb3-contrib); the network is an lstm."""
 
     kind: Literal["recurrent_ppo"]  # type: ignore[assignment]
+    learning_rate: Scheduled = 1e-3
     network: NetworkSettings = LSTMSettings(kind="lstm")
 
 
@@ -166,6 +170,7 @@ class A2CSettings(_OnPolicy):
 
     kind: Literal["a2c"]
     environments: Environments = 64
+    learning_rate: Scheduled = 1e-3
     gae_lambda: Fraction = 1.0
 
 

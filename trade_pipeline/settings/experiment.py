@@ -36,10 +36,13 @@ RESERVED_NAMES = frozenset(
         "ledger",
         "manifest",
         "ohlcv",
+        "pod_costs",
+        "pods",
         "quarantine",
         "staging",
         "storage_use",
         "verdicts",
+        "volume_storage",
     }
 )
 MOST_TRIALS = 99  # Dagster computes staleness over at most 99 upstream partitions, silently.

@@ -5,17 +5,19 @@ Start at `read_project(configs)`; `Places.from_environment` says where configs a
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trade_pipeline.settings.base import SettingsError, closest, read_settings
-from trade_pipeline.settings.compute import LocalComputeSettings
+from trade_pipeline.settings.bucket import BucketSettings
+from trade_pipeline.settings.compute import ComputeSettings, read_compute
 from trade_pipeline.settings.experiment import (
     NAME_PATTERN,
     RESERVED_NAMES,
     ExperimentSettings,
 )
 from trade_pipeline.settings.features import FeatureSetSettings
+from trade_pipeline.settings.presets import Preset, read_experiment, read_preset
 from trade_pipeline.settings.series import SeriesSettings, find_series, read_series
 
 CONFIGS_VARIABLE = "TRADE_PIPELINE_CONFIGS"
@@ -28,16 +30,18 @@ class Places:
 
     configs: Path
     store: Path
+    bucket: BucketSettings | None = None  # of which the store is a cache
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Places":
-        """Read `TRADE_PIPELINE_CONFIGS` and `TRADE_PIPELINE_STORE`.
+        """Read `TRADE_PIPELINE_CONFIGS`, `TRADE_PIPELINE_STORE`, and `TRADE_PIPELINE_S3`.
 
-        Defaults: `configs` and `store` of the working folder.
+        Defaults: `configs` and `store` of the working folder, and no bucket.
         """
         return cls(
             configs=Path(environment.get(CONFIGS_VARIABLE, "configs")).resolve(),
             store=Path(environment.get(STORE_VARIABLE, "store")).resolve(),
+            bucket=BucketSettings.from_environment(environment),
         )
 
 
@@ -49,7 +53,8 @@ class Project:
     series: dict[str, SeriesSettings]
     feature_sets: dict[str, FeatureSetSettings]
     experiments: dict[str, ExperimentSettings]
-    compute: dict[str, LocalComputeSettings]
+    compute: dict[str, ComputeSettings]
+    presets: dict[str, Preset] = field(default_factory=dict)
 
     @property
     def base(self) -> Path:
@@ -67,12 +72,11 @@ def read_project(configs: Path) -> Project:
     feature_sets = {
         path.stem: read_settings(path, FeatureSetSettings) for path in _files(configs, "features")
     }
-    compute = {
-        path.stem: read_settings(path, LocalComputeSettings) for path in _files(configs, "compute")
-    }
+    compute = {path.stem: read_compute(path) for path in _files(configs, "compute")}
+    presets = {path.stem: read_preset(path) for path in _files(configs, "presets")}
     experiments = {}
     for path in _files(configs, "experiments"):
-        experiment = read_settings(path, ExperimentSettings)
+        experiment = read_experiment(path, presets)
         if path.stem in RESERVED_NAMES:
             raise SettingsError(f"{path}: {path.stem!r} is a reserved name; rename the file.")
         chosen = [find_series(series, key, str(path)) for key in experiment.series]
@@ -84,7 +88,7 @@ def read_project(configs: Path) -> Project:
         _must_exist(path, "features", experiment.features, feature_sets)
         _must_exist(path, "compute", experiment.compute, compute)
         experiments[path.stem] = experiment
-    return Project(configs, series, feature_sets, experiments, compute)
+    return Project(configs, series, feature_sets, experiments, compute, presets)
 
 
 def _files(configs: Path, folder: str) -> list[Path]:

@@ -12,6 +12,7 @@ staged one may come from another machine.
 """
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -20,7 +21,7 @@ import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -48,23 +49,24 @@ class BundleReference:
     version: str
 
 
-class _Member(Settings):
+class Member(Settings):
+    """A file of a bundle, as its index has it."""
+
     name: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(ge=0, strict=True)]
     deterministic: Annotated[bool, Field(strict=True)]
 
 
-class _Index(Settings):
+class Index(Settings):
+    """What a bundle says of itself."""
+
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    members: tuple[_Member, ...]
+    members: tuple[Member, ...]
 
 
 class _Pointer(Settings):
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-
-
-Document = TypeVar("Document", _Index, _Pointer)
 
 
 def version_of(deterministic: Mapping[str, str]) -> str:
@@ -103,7 +105,7 @@ def seal(staging: ArtifactLocation, deterministic: Collection[str]) -> BundleRef
     members = []
     for name, path in found.items():
         members.append(
-            _Member(
+            Member(
                 name=name,
                 sha256=_sha256(path),
                 size=path.stat().st_size,
@@ -113,7 +115,7 @@ def seal(staging: ArtifactLocation, deterministic: Collection[str]) -> BundleRef
     for path in staging.path.rglob("*"):  # folders too: names must outlive a power loss
         flush(path)
     version = _version_of(staging, members)
-    index = _Index(version=version, members=tuple(members))
+    index = Index(version=version, members=tuple(members))
     write_json(staging.child(INDEX), index.model_dump(mode="json"))
     return BundleReference(staging, version)
 
@@ -135,13 +137,8 @@ def verify(location: ArtifactLocation, limit_bytes: int = LIMIT_BYTES) -> dict[s
     found = _files(location)
     if not location.child(INDEX).path.is_file():
         raise BundleError(f"{location}: there is no {INDEX}; seal the folder first.")
-    index = _parse(location.child(INDEX), _Index)
-    listed: dict[str, _Member] = {}
-    for member in index.members:
-        _check_name(location, member.name)
-        if member.name in listed:
-            raise BundleError(f"{location}: {INDEX} lists member {member.name!r} twice; {_AGAIN}")
-        listed[member.name] = member
+    index = parse_index(location.child(INDEX).path.read_bytes(), str(location))
+    listed = {member.name: member for member in index.members}
     for name in sorted(listed.keys() - found.keys()):
         raise BundleError(f"{location}: member {name!r} is missing; {_AGAIN}")
     for name in sorted(found.keys() - listed.keys()):
@@ -168,6 +165,31 @@ def verify(location: ArtifactLocation, limit_bytes: int = LIMIT_BYTES) -> dict[s
             f"members; {_AGAIN}"
         )
     return index.model_dump(mode="json")
+
+
+def parse_index(content: bytes, where: str) -> Index:
+    """What a bundle says of itself, its names checked; its members need not be there.
+
+    Args:
+        content: of its `bundle.json`.
+        where: the bundle, for messages.
+
+    Raises:
+        BundleError: it cannot be read, or names a member twice or outside the folder.
+    """
+    try:
+        index = parse_settings(json.loads(content), Index, f"{where}/{INDEX}")
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}/{INDEX}: not valid JSON ({error}); {_AGAIN}") from error
+    except SettingsError as error:
+        raise BundleError(f"{error} It must be written again: {_AGAIN}") from error
+    listed = set()
+    for member in index.members:
+        _check_name(where, member.name)
+        if member.name in listed:
+            raise BundleError(f"{where}: {INDEX} lists member {member.name!r} twice; {_AGAIN}")
+        listed.add(member.name)
+    return index
 
 
 def commit(reference: BundleReference, key_location: ArtifactLocation) -> ArtifactLocation:
@@ -214,7 +236,7 @@ def current_version(key_location: ArtifactLocation) -> str | None:
     pointer = key_location.child(POINTER)
     if not pointer.path.exists():
         return None
-    return _parse(pointer, _Pointer).version
+    return _parse_pointer(pointer).version
 
 
 def current(key_location: ArtifactLocation) -> ArtifactLocation:
@@ -296,26 +318,26 @@ def _files(location: ArtifactLocation) -> dict[str, Path]:
                     f"{location}: member {name!r} is a link or no plain file; copy its content."
                 )
             if name != INDEX:
-                _check_name(location, name)
+                _check_name(str(location), name)
                 found[name] = path
     return dict(sorted(found.items()))
 
 
-def _check_name(location: ArtifactLocation, name: str) -> None:
+def _check_name(where: str, name: str) -> None:
     try:
-        location.child(name)
+        ArtifactLocation(Path(), name)
     except StorageError as error:
-        raise BundleError(f"{location}: member {name!r} cannot be a member: {error}") from None
+        raise BundleError(f"{where}: member {name!r} cannot be a member: {error}") from None
 
 
-def _parse(location: ArtifactLocation, model: type[Document]) -> Document:
+def _parse_pointer(location: ArtifactLocation) -> _Pointer:
     try:
-        return parse_settings(read_json(location), model, str(location))
+        return parse_settings(read_json(location), _Pointer, str(location))
     except (StorageError, SettingsError) as error:
         raise BundleError(f"{error} It must be written again: {_AGAIN}") from error
 
 
-def _version_of(location: ArtifactLocation, members: Iterable[_Member]) -> str:
+def _version_of(location: ArtifactLocation, members: Iterable[Member]) -> str:
     made_of = {member.name: member.sha256 for member in members if member.deterministic}
     if not made_of:  # all such bundles would have one version
         raise BundleError(

@@ -190,6 +190,18 @@ def frame_lock(
         yield
 
 
+def is_locked(location: ArtifactLocation) -> bool:
+    """Whether somebody holds `frame_lock` of this location now."""
+    try:
+        with location.path.with_name(f".{location.path.name}.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _dtype_name(series: pl.Series) -> str | list[str]:
     """Our own spelling of a dtype, so that a polars release cannot change every hash."""
     dtype = series.dtype

@@ -30,6 +30,16 @@ def storage_use(store: Path) -> ArtifactLocation:
     return ArtifactLocation(store, "storage_use.parquet")
 
 
+def pod_costs(store: Path) -> ArtifactLocation:
+    """What each pod cost: a parquet file."""
+    return ArtifactLocation(store, "pod_costs.parquet")
+
+
+def volume_storage(store: Path) -> ArtifactLocation:
+    """Size and price of network volumes: a parquet file."""
+    return ArtifactLocation(store, "volume_storage.parquet")
+
+
 def experiment_bundle(
     store: Path, experiment: str, kind: str, trial: str | None = None
 ) -> ArtifactLocation:
@@ -51,3 +61,18 @@ def ledger(store: Path, experiment: str) -> ArtifactLocation:
 def verdict(store: Path, check: str, series: str, year: int) -> ArtifactLocation:
     """What a check found in a partition of `ohlcv`: a JSON document, absent while it is good."""
     return ArtifactLocation(store, f"verdicts/{check}/{series}/{year}.json")
+
+
+def leases(store: Path) -> Path:
+    """Ledger of the pods that this host asked for: an SQLite file."""
+    return store / "pods" / "ledger.sqlite"
+
+
+def pod_plan(store: Path, pod: str) -> ArtifactLocation:
+    """What was, or would have been, sent for a pod, without secrets: a JSON document."""
+    return ArtifactLocation(store, f"pods/plans/{pod}.json")
+
+
+def pod_lock(store: Path, job: str) -> ArtifactLocation:
+    """What a run holds while it waits for a pod of a job; ends with its process."""
+    return ArtifactLocation(store, f"pods/{job}")

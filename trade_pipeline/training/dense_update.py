@@ -32,6 +32,8 @@ from trade_pipeline.training.dense_layers import INPUTS, OUTPUTS, Layers
 from trade_pipeline.training.gradients import layer_of
 from trade_pipeline.training.ppo_step import Step, StepSettings
 
+MATRIX_PRODUCTS, TORCH = "kernels of matrix products", "kernels of torch"
+KERNELS = {MATRIX_PRODUCTS, TORCH}
 LINE = 16  # float32 numbers in a cache line
 
 
@@ -174,6 +176,17 @@ def is_dense(policy: Any) -> bool:
     """Whether `DenseUpdate` knows all of a policy's layers."""
     trunk = policy.pi_features_extractor.trunk
     return trunk.convolution is None and len(trunk.layers) > 0
+
+
+def kernels() -> dict[str, str]:
+    """Which kernels compute: other ones give other last bits."""
+    (blas,) = [
+        library
+        for library in _libraries().info()
+        if library["user_api"] == "blas" and "scipy.libs" in library["filepath"]
+    ] or [{"internal_api": "unknown", "architecture": "unknown"}]
+    found = f"{blas['internal_api']} {blas.get('architecture', '')}"
+    return {MATRIX_PRODUCTS: found, TORCH: torch.backends.cpu.get_cpu_capability()}
 
 
 def _moved(tensor: torch.Tensor, there: torch.Tensor) -> torch.Tensor:

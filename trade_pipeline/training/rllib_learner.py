@@ -66,7 +66,14 @@ def running_ray(workers: int, shared_bytes: int) -> Iterator[None]:
     """
     folder = Path(tempfile.mkdtemp(prefix="ray_"))  # short: Ray puts sockets in there
     (folder / "token").write_text(TOKEN, encoding="utf-8")
-    changed = {TEMPORARY: str(folder), TOKEN_FILE: str(folder / "token")}
+    changed = {
+        TEMPORARY: str(folder),
+        TOKEN_FILE: str(folder / "token"),
+        # Ray's dashboard asks clouds whether it runs there, also with usage statistics off.
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "no_proxy": "127.0.0.1,localhost",
+    }
     before = {name: os.environ.get(name) for name in changed}
     on_main_thread = threading.current_thread() is threading.main_thread()
     on_termination = signal.getsignal(signal.SIGTERM)

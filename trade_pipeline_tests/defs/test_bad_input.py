@@ -364,7 +364,9 @@ def test_a_key_written_twice_is_an_error(empty: Deployment) -> None:
         build_definitions(empty.places)
 
 
-@pytest.mark.parametrize("name", ["leaderboard", "ohlcv", "features"])
+@pytest.mark.parametrize(
+    "name", ["leaderboard", "ohlcv", "features", "pods", "pod_costs", "volume_storage"]
+)
 def test_an_experiment_cannot_take_a_reserved_name(empty: Deployment, name: str) -> None:
     folder = empty.places.configs / "experiments"
     (folder / "alone.yaml").rename(folder / f"{name}.yaml")

@@ -36,6 +36,8 @@ def test_the_assets_are_those_of_the_configs(shipped: dg.Definitions) -> None:
         "manifest",
         "leaderboard",
         "storage_use",
+        "pod_costs",
+        "volume_storage",
         *(f"features/{name}" for name in PROJECT.feature_sets),
         *(
             f"{name}/{kind}"
@@ -109,7 +111,11 @@ def test_what_is_stored_is_checked_before_anything_downstream(shipped: dg.Defini
     names = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     data = {"ohlcv", "manifest", *(f"features/{name}" for name in PROJECT.feature_sets)}
     of_bars = {"valid_bars", "gaps", "outliers", "source_differences", "fresh"}
-    assert names == {(asset, "stored") for asset in data} | {("ohlcv", name) for name in of_bars}
+    assert names == {
+        *((asset, "stored") for asset in data),
+        *(("ohlcv", name) for name in of_bars),
+        ("volume_storage", "size"),
+    }
     stored = [key for key in graph.asset_check_keys if key.name == "stored"]
     assert all(graph.get_check_spec(key).blocking for key in stored)
 
@@ -135,7 +141,7 @@ def test_loading_the_code_location_imports_nothing_heavy(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["loaded"] == []
-    assert found["keys"] == 4 + len(PROJECT.feature_sets) + 5 * len(PROJECT.experiments)
+    assert found["keys"] == 6 + len(PROJECT.feature_sets) + 5 * len(PROJECT.experiments)
     assert "BetaWarning" not in done.stderr, "warnings would hide what a user should see"
 
 

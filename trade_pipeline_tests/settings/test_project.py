@@ -32,6 +32,7 @@ def test_the_shipped_configs_load() -> None:
         *(f"features/{name}.yaml" for name in project.feature_sets),
         *(f"experiments/{name}.yaml" for name in project.experiments),
         *(f"compute/{name}.yaml" for name in project.compute),
+        *(f"presets/{name}.yaml" for name in project.presets),
     }
     assert read == {file for file in files if not file.startswith("deploy/")}
     assert {"aapl_ppo", "tech_portfolio_ppo"} <= set(project.experiments)

@@ -1,0 +1,187 @@
+"""Where host and pod meet: what a job reads, says and leaves behind, below one root.
+
+    store/<key>                             inputs, checkpoints, results, by the keys of the store
+    jobs/<job>/task.json                    what to run
+    jobs/<job>/<pod>/heartbeat.json         that it lives
+    jobs/<job>/<pod>/messages/<n>.json      what it says through Dagster Pipes
+    jobs/<job>/<pod>/exit.json              how it ended; written once, last
+
+`supervisor` is the other side. Start at `Exchange`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trade_pipeline.compute.base import Task
+from trade_pipeline.compute.runpod.errors import ExchangeError, ResultRefused, VolumeFull
+from trade_pipeline.settings.base import Settings
+from trade_pipeline.storage import bundles
+from trade_pipeline.storage.documents import json_hash
+from trade_pipeline.storage.location import ArtifactLocation, StorageError
+from trade_pipeline.storage.objects import ObjectStore, ObjectStoreError, ObjectStoreFull
+from trade_pipeline.storage.s3 import pull_bundle, push_bundle
+
+DOCUMENT_BYTES = 2**22  # of a heartbeat, an exit record, a message: nothing larger is read
+
+
+class Heartbeat(Settings):
+    """That a pod lives: counts up, with the pod's own clock."""
+
+    seq: int
+    ts_ms: int
+    phase: str
+
+
+class ExitRecord(Settings):
+    """How a task ended in its pod.
+
+    Attributes:
+        rc: of its process, 0 for success.
+        result: what it returned, where it did.
+        bundle_sha256: of the index of the bundle that it sealed.
+        reason: what went wrong, with the end of its log.
+    """
+
+    rc: int
+    result: dict[str, Any] | None
+    bundle_sha256: str | None
+    reason: str
+    finished_ms: int
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One job on the exchange.
+
+    Attributes:
+        objects: the bucket or volume, with the prefix of ours.
+        job: what the task is, see `plan.identity`.
+    """
+
+    objects: ObjectStore
+    job: str
+
+    def send(self, task: Task, max_runtime_s: float, wheel: Path | None) -> None:
+        """Put there what the pod reads; the description last.
+
+        Raises:
+            VolumeFull: there is no room.
+            ExchangeError: it cannot be put there.
+        """
+        with _sentences():
+            for location in task.inputs:
+                push_bundle(self.objects.below("store"), location)
+            sent = None
+            if wheel is not None:
+                content = wheel.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()
+                # Pip reads version and platform from the name; the folder says which one it is.
+                sent = {"key": f"wheels/{digest[:16]}/{wheel.name}", "sha256": digest}
+                if self.objects.size(sent["key"]) != len(content):
+                    self.objects.put_file(sent["key"], wheel)
+            described = {
+                "module": task.module,
+                "spec": task.spec,
+                "inputs": {one.key: one.path.name for one in task.inputs},
+                "wheel": sent,
+                "max_runtime_s": max_runtime_s,
+                "checkpoint": None if task.checkpoint is None else task.checkpoint.key,
+            }
+            self.objects.put_bytes(f"jobs/{self.job}/task.json", json.dumps(described).encode())
+
+    def heartbeat(self, pod_name: str) -> Heartbeat | None:
+        """The last one of a pod, or None. Raises `ExchangeError`."""
+        content = self._read(pod_name, "heartbeat.json")
+        return None if content is None else _parsed(content, Heartbeat, pod_name)
+
+    def exit_record(self, pod_name: str) -> ExitRecord | None:
+        """How a pod's task ended; None while it has not. Raises `ExchangeError`."""
+        content = self._read(pod_name, "exit.json")
+        return None if content is None else _parsed(content, ExitRecord, pod_name)
+
+    def message(self, pod_name: str, number: int) -> str | None:
+        """Messages of Dagster Pipes, one a line; None where there are none yet."""
+        content = self._read(pod_name, f"messages/{number}.json")
+        if content is None:
+            return None
+        found = json.loads(content)
+        return "\n".join(map(json.dumps, found if isinstance(found, list) else [found]))
+
+    def collect(self, record: ExitRecord, task: Task, store: Path) -> dict[str, Any]:
+        """Fetch the sealed bundle into the task's folder; the task's result with its new key.
+
+        Raises:
+            ResultRefused: it is not what the pod sealed; nothing of it is kept.
+            ExchangeError: it cannot be fetched.
+        """
+        result = dict(record.result or {})
+        if not {"staging", "version"} <= result.keys() or record.bundle_sha256 is None:
+            raise ResultRefused(
+                f"Job {self.job}: the pod ended well and named no bundle; look at its log above, "
+                "and run the task again."
+            )
+        target = ArtifactLocation(store, task.folder.relative_to(store).as_posix())
+        with _sentences():
+            try:
+                version = pull_bundle(self.objects.below("store"), result["staging"], target)
+            except bundles.BundleError as error:
+                raise ResultRefused(f"Job {self.job}: {error}") from error
+        index = (target.path / bundles.INDEX).read_bytes()
+        found = hashlib.sha256(index).hexdigest()
+        if (found, version) != (record.bundle_sha256, result["version"]):
+            raise ResultRefused(
+                f"Job {self.job}: the bundle fetched has version {version} and an index of SHA-256 "
+                f"{found}, the pod sealed {result['version']} and {record.bundle_sha256}. "
+                "Somebody changed it on the exchange; run the task again."
+            )
+        return {**result, "staging": target.key}
+
+    def _read(self, pod_name: str, name: str) -> bytes | None:
+        with _sentences():
+            return self.objects.get_bytes(f"jobs/{self.job}/{pod_name}/{name}", DOCUMENT_BYTES)
+
+
+def heartbeat_at(objects: ObjectStore, pod_name: str, job: str) -> datetime | None:
+    """When a pod's last heartbeat was, by its own clock; for the reaper. Raises `ExchangeError`."""
+    found = Exchange(objects, job).heartbeat(pod_name)
+    return None if found is None else datetime.fromtimestamp(found.ts_ms / 1000, UTC)
+
+
+def code_of(image: str, wheel: Path | None) -> str:
+    """Hash of what computes: part of what a job is, so that other code is another job."""
+    content = None if wheel is None else hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return json_hash({"image": image, "wheel": content})[:16]
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Name the exchange in what went wrong with it."""
+    try:
+        yield
+    except ObjectStoreFull as error:
+        raise VolumeFull(
+            f"The exchange has no room left: {error} Delete what is not needed there, or enlarge "
+            "the volume in RunPod's console."
+        ) from error
+    except bundles.BundleError:
+        raise
+    except (ObjectStoreError, StorageError) as error:
+        raise ExchangeError(f"The exchange does not work: {error}") from error
+
+
+def _parsed(content: bytes, model: Any, pod_name: str) -> Any:
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise ExchangeError(
+            f"Pod {pod_name} left a {model.__name__} that cannot be read ({error}); its image may "
+            "hold another version of trade_pipeline than this machine."
+        ) from error

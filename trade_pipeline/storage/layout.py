@@ -76,3 +76,8 @@ def pod_plan(store: Path, pod: str) -> ArtifactLocation:
 def pod_lock(store: Path, job: str) -> ArtifactLocation:
     """What a run holds while it waits for a pod of a job; ends with its process."""
     return ArtifactLocation(store, f"pods/{job}")
+
+
+def failed_bundle(store: Path, pod: str) -> ArtifactLocation:
+    """What a task had sealed in a pod before it failed: a bundle that nothing reads."""
+    return ArtifactLocation(store, f"pods/failed/{pod}")

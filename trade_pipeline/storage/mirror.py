@@ -28,8 +28,8 @@ from trade_pipeline.storage.s3 import pull_bundle, push_bundle, scratch
 
 POINTER_LIMIT_BYTES = 2**16
 _OF_A_VERSION = re.compile(r"(?:^|/)[0-9a-f]{32}/")
-# Of one machine: what runs there, and verdicts, which are removed when they are done with.
-_UNSHARED = ("staging/", "checkpoints/", "verdicts/")
+# Of one machine: what runs there or for it, and verdicts, which are removed when done with.
+_UNSHARED = ("staging/", "checkpoints/", "verdicts/", "pods/")
 
 
 class _Agreed(NamedTuple):

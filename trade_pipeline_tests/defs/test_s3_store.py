@@ -1,5 +1,6 @@
 """A deployment whose store is in a bucket, as Dagster runs it: another machine goes on with it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from trade_pipeline.settings.bucket import BucketSettings
 from trade_pipeline.settings.project import Places
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.training.ledger import entries
 from trade_pipeline_tests.buckets import KINDS, Bucket
 from trade_pipeline_tests.deployment import Deployment
+from trade_pipeline_tests.small_project import materialize
 
+TRIAL = "base.f0.s0"
 SERIES = ["made.ALPHA.1d", "made.BETA.1d"]
 
 
@@ -164,3 +168,25 @@ def test_the_client_is_of_dagster_aws_and_asks_only_what_every_s3_knows(bucket: 
     ((_, target, headers),) = bucket.front.seen
     assert target.startswith(f"/{bucket.name}/key")
     assert not [name for name in headers if "checksum" in name.lower() or "trailer" in name.lower()]
+
+
+def test_a_deployment_with_a_bucket_goes_on_on_another_machine(
+    bucket: Bucket, imported: Deployment, tmp_path: Path
+) -> None:
+    """Steps that read the store's folder themselves find there what another machine has made."""
+    settings = BucketSettings(uri=bucket.uri, url=bucket.front.url)
+    configs = imported.places.configs
+    one, two = (Places(configs, tmp_path / name, settings) for name in ("one", "two"))
+    shutil.copytree(imported.places.store, one.store)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialize(one, instance, "alone/dataset").success
+        assert materialize(two, instance, "alone/policy", "alone/backtest", first=TRIAL).success
+        assert materialize(one, instance, "alone/backtest", first=TRIAL).success
+    kinds = ("policy", "backtest")
+    homes = [
+        [layout.experiment_bundle(places.store, "alone", kind, TRIAL) for kind in kinds]
+        for places in (one, two)
+    ]
+    first, second = ([bundles.current_version(home) for home in machine] for machine in homes)
+    assert first == second and None not in first
+    assert len(entries(one.store)) == len(entries(two.store)) == 1

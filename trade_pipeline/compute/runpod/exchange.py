@@ -115,8 +115,8 @@ class Exchange:
         found = json.loads(content)
         return "\n".join(map(json.dumps, found if isinstance(found, list) else [found]))
 
-    def collect(self, record: ExitRecord, task: Task, store: Path) -> dict[str, Any]:
-        """Fetch the sealed bundle into the task's folder; the task's result with its new key.
+    def collect(self, record: ExitRecord, target: ArtifactLocation) -> dict[str, Any]:
+        """Fetch the sealed bundle into an empty folder; the task's result with its new key.
 
         Raises:
             ResultRefused: it is not what the pod sealed; nothing of it is kept.
@@ -128,7 +128,6 @@ class Exchange:
                 f"Job {self.job}: the pod ended well and named no bundle; look at its log above, "
                 "and run the task again."
             )
-        target = ArtifactLocation(store, task.folder.relative_to(store).as_posix())
         with _sentences():
             try:
                 version = pull_bundle(self.objects.below("store"), result["staging"], target)

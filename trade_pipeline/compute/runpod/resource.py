@@ -29,6 +29,7 @@ from trade_pipeline.compute.runpod.reaper import end_pod
 from trade_pipeline.settings.compute import RunPodComputeSettings
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.frames import frame_lock
+from trade_pipeline.storage.location import ArtifactLocation
 
 INTERRUPTED_WAITS_S = (0.5, 1.0, 2.0)  # a cancelled run has little time
 REASON_CHARACTERS = 4000
@@ -77,7 +78,8 @@ class RunPodCompute(dg.ConfigurableResource[Any]):
             exchange = Exchange(connection.objects, job)
             run = _Run(context, connection, exchange, task, wheel, store)
             record, lease = run.until_exit()
-            result = exchange.collect(record, task, store)
+            target = ArtifactLocation(store, task.folder.relative_to(store).as_posix())
+            result = exchange.collect(record, target)
         result["pod"] = run.figures(lease)
         return result
 
@@ -160,9 +162,20 @@ class _Run:
         if record.rc != 0:
             raise RemoteTaskFailed(
                 f"The task ended in pod {lease.pod_id} ({name}) with code {record.rc}:\n"
-                f"{record.reason[-REASON_CHARACTERS:]}"
+                f"{record.reason[-REASON_CHARACTERS:]}{self._kept(record, name)}"
             )
         return record, ended.lease or lease
+
+    def _kept(self, record: ExitRecord, name: str) -> str:
+        """Fetch what a task had sealed before it failed, for people to look at."""
+        if record.bundle_sha256 is None:
+            return ""
+        kept = layout.failed_bundle(self.store, name)
+        try:
+            self.exchange.collect(record, kept)
+        except RunPodError as error:
+            return f"\nThe bundle that it had sealed cannot be fetched: {error}"
+        return f"\nThe bundle that it had sealed is in {kept}."
 
     @contextmanager
     def _ended(self, name: str) -> Iterator["_Ended"]:

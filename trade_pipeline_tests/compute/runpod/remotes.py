@@ -28,6 +28,7 @@ class Remote:
 
     Attributes:
         local_version: of the policy as this machine trained it.
+        settings: of the compute `runpod`.
     """
 
     def __init__(self, prepared: Path, root: Path, fake: FakeRunPod) -> None:
@@ -37,13 +38,13 @@ class Remote:
         self.places = Places(configs=project / "configs", store=project / "store")
         self.local_version = self.version
         shutil.rmtree(self.policy.path)
-        self._settings = remote_settings(fake, root / "mount")
-        use_runpod(self.places, self._settings, "alone")
+        self.settings = remote_settings(fake, root / "mount")
+        use_runpod(self.places, self.settings, "alone")
 
     def use(self, algorithm: dict[str, Any] | None = None, **compute: Any) -> None:
         """Change keys of the compute, and of the experiment's algorithm."""
-        self._settings |= compute
-        use_runpod(self.places, self._settings, "alone")
+        self.settings |= compute
+        use_runpod(self.places, self.settings, "alone")
         path = self.places.configs / "experiments" / "alone.yaml"
         experiment = yaml.safe_load(path.read_text(encoding="utf-8"))
         experiment["algorithm"] |= algorithm or {}

@@ -106,6 +106,8 @@ def plan(
     else:
         _write(out, text + "\n")
     print(_summary(document, None if out is None else str(out)), file=None if out else sys.stderr)
+    if all(one["budget"] for one in document["candidates"]):
+        raise typer.Exit(1)
 
 
 @pods.command("reap")
@@ -156,7 +158,7 @@ def dry_run(
         StorageError: the experiment has no dataset, which is part of what is trained.
     """
     from trade_pipeline.compute.runpod.connection import connect
-    from trade_pipeline.compute.runpod.exchange import code_of
+    from trade_pipeline.compute.runpod.exchange import Exchange, code_of
     from trade_pipeline.compute.runpod.launch import Launch
     from trade_pipeline.compute.runpod.plan import identity
     from trade_pipeline.defs.trials import TRAINING_TASK
@@ -177,6 +179,7 @@ def dry_run(
     connection = connect(settings, places.store, os.environ)
     launch = Launch(connection, job, DRY_RUN, DRY_RUN)
     plans = launch.plans(launch.next_name(), dict.fromkeys(PIPES, ""))
+    Exchange(connection.objects, job).heartbeat(launch.next_name())  # that it can be read at all
     return {
         "experiment": experiment,
         "trial": trial,

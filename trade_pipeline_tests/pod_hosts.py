@@ -112,7 +112,9 @@ class PodHost:
         path.mkdir(parents=True)
         when = datetime.now(UTC) - ago
         content = {"seq": 1, "ts_ms": int(when.timestamp() * 1000), "phase": "run"}
-        (path / "heartbeat.json").write_text(json.dumps(content), encoding="utf-8")
+        written = path / "heartbeat.json"
+        written.write_text(json.dumps(content), encoding="utf-8")
+        os.utime(written, (when.timestamp(), when.timestamp()))
 
     def lease(self, pod: Pod) -> Lease:
         found = self.ledger().of_pod(pod.id)

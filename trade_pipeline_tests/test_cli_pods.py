@@ -49,11 +49,11 @@ def run(host: PodHost, *words: str) -> Result:
     return done
 
 
-def planned(host: PodHost, *words: str) -> Any:
+def planned(host: PodHost, *words: str, exit_code: int = 0) -> Any:
     """The JSON of a plan of `alone`."""
     out = host.deployment.root / "plan.json"
     done = run(host, "plan", "alone", "--out", str(out), *words)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == exit_code, done.output
     return json.loads(out.read_text(encoding="utf-8"))
 
 
@@ -138,7 +138,7 @@ def test_a_refused_key_is_a_sentence(host: PodHost) -> None:
 
 def test_a_plan_asks_for_nothing_and_leaves_the_ledger_as_it_was(with_dataset: PodHost) -> None:
     document = planned(with_dataset)
-    assert asked(with_dataset) == {"gpus", "volumes"}
+    assert asked(with_dataset) == {"gpus", "volumes", "s3:GetObject"}
     assert with_dataset.fake.pods == [] and not list(with_dataset.volume.path.rglob("*"))
     assert with_dataset.ledger().leases() == [] and with_dataset.ledger().history() == []
     assert (document["trial"], document["trials"]) == ("base.f0.s0", 4)
@@ -167,7 +167,7 @@ def test_runpod_takes_the_payload_of_a_plan_as_it_stands(with_dataset: PodHost) 
 def test_a_plan_is_what_a_run_asks_for(with_dataset: PodHost) -> None:
     host = with_dataset
     host.compute(budget={"run_usd": 0.01, "day_usd": 1, "hourly_usd": 1, "pods": 1})
-    document = planned(host, "--trial", "base.f1.s0")
+    document = planned(host, "--trial", "base.f1.s0", exit_code=1)
     (payload, _) = [one["payload"] for one in document["candidates"]]
     file = host.deployment.places.configs / "experiments" / "alone.yaml"
     settings = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -186,7 +186,7 @@ def test_a_plan_says_what_the_budget_holds_against_it(with_dataset: PodHost) -> 
     with_dataset.compute(budget={"run_usd": 0.5, "day_usd": 1, "hourly_usd": 5, "pods": 1})
     with_dataset.ask(GONE_RUN, hours=1.0)
     done = run(with_dataset, "plan", "alone")
-    assert done.exit_code == 0
+    assert done.exit_code == 1, "no candidate would be asked for"
     for one in json.loads(done.stdout)["candidates"]:
         assert [text.split()[0] for text in one["budget"]] == [
             "budget.pods",

@@ -21,8 +21,9 @@ from trade_pipeline.defs.resources import Store, compute_key
 from trade_pipeline.settings.experiment import ExperimentSettings, Trial
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.bundles import BundleReference
+from trade_pipeline.storage.documents import read_json
 from trade_pipeline.storage.frames import read_frame
-from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.storage.location import ArtifactLocation, StorageError
 from trade_pipeline.training import ledger, recipe
 
 TRAINING_TASK = "trade_pipeline.training.task"
@@ -90,6 +91,7 @@ def train_trial(
                 checkpoint=layout.checkpoint(store.path, name, trial.key),
             )
             result = compute.run_task(context, task)
+            _require_own(staging, trial, dataset)
             ledger.end(attempt, "finished", result["version"])
     seconds = round(time.monotonic() - started, 1)
     metrics = {**result["metrics"], **result.get("pod", {}), "seconds": seconds}
@@ -105,6 +107,17 @@ def training_pictures(policy: ArtifactLocation, title: str) -> dict[str, dg.Meta
         "learning curve": png("learning curve", learning_curve_png(diagnostics, title)),
         "action mix": png("action mix", action_mix_png(diagnostics, title)),
     }
+
+
+def _require_own(policy: ArtifactLocation, trial: Trial, dataset: ArtifactLocation) -> None:
+    """Refuse a policy of another trial, whatever machine it came from. Raises `StorageError`."""
+    found = read_json(policy.child("spec.json"))
+    expected = {"seed": trial.seed, "fold": trial.fold, "dataset_version": dataset.path.name}
+    if (made := {key: found.get(key) for key in expected}) != expected:
+        raise StorageError(
+            f"The policy that came back for trial {trial.key} was made with {made}, and not with "
+            f"{expected}; nothing of it is kept. Run the task again."
+        )
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class VolumeExchange(Settings):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = Field(
         description="Network volume; its data center is the pod's."
     )
-    mount: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/._-]*$")] = Field(
+    mount: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/?$")] = Field(
         default="/workspace", description="Where the pod sees the volume."
     )
 
@@ -121,6 +121,13 @@ class RunPodComputeSettings(Settings):
                     "'{{ RUNPOD_SECRET_name }}'"
                 )
         return environment
+
+    @field_validator("s3_url")
+    @classmethod
+    def _one_placeholder(cls, url: str) -> str:
+        if re.search(r"[{}]", url.replace("{data_center}", "")):
+            raise ValueError(f"{url!r} holds braces; only {{data_center}} is replaced")
+        return url
 
     @model_validator(mode="after")
     def _fits(self) -> "RunPodComputeSettings":

@@ -195,6 +195,11 @@ class ObjectStore:
         answer = self._ask("head_object", key, "looked at", absent=True)
         return None if answer is None else Stored(answer["ContentLength"], _etag(answer))
 
+    def modified(self, key: str) -> datetime | None:
+        """When an object was written, by the bucket's clock; None where there is none."""
+        answer = self._ask("head_object", key, "looked at", absent=True)
+        return None if answer is None else answer["LastModified"]
+
     def size(self, key: str) -> int | None:
         """Bytes of an object; None where there is none. Raises `ObjectStoreError`."""
         stored = self.head(key)

@@ -11,13 +11,15 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dagster_pipes import PIPES_PROTOCOL_VERSION, PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import ValidationError
 
 from trade_pipeline.compute.base import Task
@@ -33,7 +35,7 @@ DOCUMENT_BYTES = 2**22  # of a heartbeat, an exit record, a message: nothing lar
 
 
 class Heartbeat(Settings):
-    """That a pod lives: counts up, with the pod's own clock."""
+    """That a pod lives: counts up; the time is by the pod's own clock, which may be wrong."""
 
     seq: int
     ts_ms: int
@@ -105,18 +107,32 @@ class Exchange:
     def exit_record(self, pod_name: str) -> ExitRecord | None:
         """How a pod's task ended; None while it has not. Raises `ExchangeError`."""
         content = self._read(pod_name, "exit.json")
-        return None if content is None else _parsed(content, ExitRecord, pod_name)
+        if content is None:
+            return None
+        try:
+            found: ExitRecord = _parsed(content, ExitRecord, pod_name)
+        except ExchangeError as error:  # it is written once: another look would not help
+            raise ResultRefused(str(error)) from error
+        return found
 
     def message(self, pod_name: str, number: int) -> str | None:
         """Messages of Dagster Pipes, one a line; None where there are none yet."""
         content = self._read(pod_name, f"messages/{number}.json")
         if content is None:
             return None
-        found = json.loads(content)
+        try:
+            found = json.loads(content)
+        except ValueError as error:  # the next file may be read all the same
+            found = _warning(f"Message file {number} of pod {pod_name} cannot be read: {error}")
         return "\n".join(map(json.dumps, found if isinstance(found, list) else [found]))
 
-    def collect(self, record: ExitRecord, target: ArtifactLocation) -> dict[str, Any]:
+    def collect(self, record: ExitRecord, target: ArtifactLocation, asked: str) -> dict[str, Any]:
         """Fetch the sealed bundle into an empty folder; the task's result with its new key.
+
+        Args:
+            record: of a pod.
+            target: the folder to fill.
+            asked: staging key that a run of this task names; all but its random end must agree.
 
         Raises:
             ResultRefused: it is not what the pod sealed; nothing of it is kept.
@@ -128,14 +144,21 @@ class Exchange:
                 f"Job {self.job}: the pod ended well and named no bundle; look at its log above, "
                 "and run the task again."
             )
+        staging, expected = result["staging"], asked.rpartition("-")[0]
+        if not isinstance(staging, str) or staging.rpartition("-")[0] != expected:
+            raise ResultRefused(
+                f"Job {self.job}: the pod names {staging!r} as its bundle, which is not one that "
+                f"this task may make ({expected}-...). Run the task again."
+            )
         with _sentences():
             try:
-                version = pull_bundle(self.objects.below("store"), result["staging"], target)
+                version = pull_bundle(self.objects.below("store"), staging, target)
             except bundles.BundleError as error:
                 raise ResultRefused(f"Job {self.job}: {error}") from error
         index = (target.path / bundles.INDEX).read_bytes()
         found = hashlib.sha256(index).hexdigest()
         if (found, version) != (record.bundle_sha256, result["version"]):
+            shutil.rmtree(target.path)
             raise ResultRefused(
                 f"Job {self.job}: the bundle fetched has version {version} and an index of SHA-256 "
                 f"{found}, the pod sealed {result['version']} and {record.bundle_sha256}. "
@@ -149,9 +172,12 @@ class Exchange:
 
 
 def heartbeat_at(objects: ObjectStore, pod_name: str, job: str) -> datetime | None:
-    """When a pod's last heartbeat was, by its own clock; for the reaper. Raises `ExchangeError`."""
-    found = Exchange(objects, job).heartbeat(pod_name)
-    return None if found is None else datetime.fromtimestamp(found.ts_ms / 1000, UTC)
+    """When a pod's last heartbeat came, for the reaper. Raises `ExchangeError`.
+
+    By the exchange's clock: a pod's own may be wrong.
+    """
+    with _sentences():
+        return objects.modified(f"jobs/{job}/{pod_name}/heartbeat.json")
 
 
 def code_of(image: str, wheel: Path | None) -> str:
@@ -174,6 +200,12 @@ def _sentences() -> Iterator[None]:
         raise
     except (ObjectStoreError, StorageError) as error:
         raise ExchangeError(f"The exchange does not work: {error}") from error
+
+
+def _warning(text: str) -> dict[str, Any]:
+    """A message of Dagster Pipes that puts a line into the run's log."""
+    said = {"message": text, "level": "WARNING"}
+    return {PIPES_PROTOCOL_VERSION_FIELD: PIPES_PROTOCOL_VERSION, "method": "log", "params": said}
 
 
 def _parsed(content: bytes, model: Any, pod_name: str) -> Any:

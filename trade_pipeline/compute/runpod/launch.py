@@ -4,7 +4,7 @@ Start at `Launch.ask`.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from trade_pipeline.compute.runpod.api import Pod
@@ -14,12 +14,13 @@ from trade_pipeline.compute.runpod.errors import (
     CandidateRefused,
     CreationUnclear,
     NoCapacity,
+    ResultRefused,
     RunPodError,
 )
 from trade_pipeline.compute.runpod.exchange import Exchange, ExitRecord
 from trade_pipeline.compute.runpod.lease import Lease
 from trade_pipeline.compute.runpod.ledger import LedgerError
-from trade_pipeline.compute.runpod.plan import Plan, plan, pod_name, supervisor_command
+from trade_pipeline.compute.runpod.plan import Plan, is_ours, plan, pod_name, supervisor_command
 from trade_pipeline.compute.runpod.reaper import end_pod
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.documents import write_json
@@ -63,6 +64,7 @@ class Launch:
         """
         plans = self.plans(name, env)
         ledger, refused = self.connection.ledger, []
+        self._enter_strays()
         for one in plans:
             intent = one.intent(
                 self.connection.settings.deployment, self.job, self.run, self.root_run
@@ -130,12 +132,15 @@ class Launch:
 
     def finished_before(
         self, exchange: Exchange, cut_off: Callable[[str], bool]
-    ) -> tuple[ExitRecord, Lease] | None:
-        """A result that a pod left for a run that was cut off before it could take it."""
+    ) -> Iterator[tuple[ExitRecord, Lease]]:
+        """Results that pods left for runs that were cut off before they could take them."""
         for lease in reversed(self.connection.ledger.of_job(self.job)):
             if lease.pod_id is None or not cut_off(lease.run):
                 continue
-            record = exchange.exit_record(lease.name)
+            try:
+                record = exchange.exit_record(lease.name)
+            except ResultRefused:
+                continue
             if record is None or record.rc != 0:
                 continue
             if lease.is_open:
@@ -147,8 +152,15 @@ class Launch:
                     time.sleep,
                     utc_now,
                 )
-            return record, lease
-        return None
+            yield record, lease
+
+    def _enter_strays(self) -> None:
+        """Have living pods of ours count, whose ledger was lost; the reaper ends them."""
+        ledger, deployment = self.connection.ledger, self.connection.settings.deployment
+        for pod in self.connection.api.pods():
+            known = ledger.of_pod(pod.id) or ledger.lease(pod.name)
+            if known is None and is_ours(pod.name, deployment):
+                ledger.stray(pod, deployment)
 
     def _create(self, chosen: Plan) -> Pod:
         name = chosen.request.name

@@ -23,6 +23,7 @@ from trade_pipeline.compute.runpod.exchange import Exchange, ExitRecord, code_of
 from trade_pipeline.compute.runpod.follow import Watch
 from trade_pipeline.compute.runpod.launch import Launch
 from trade_pipeline.compute.runpod.lease import Lease
+from trade_pipeline.compute.runpod.ledger import LedgerError
 from trade_pipeline.compute.runpod.pipes_reader import PodMessages
 from trade_pipeline.compute.runpod.plan import identity
 from trade_pipeline.compute.runpod.reaper import end_pod
@@ -77,9 +78,8 @@ class RunPodCompute(dg.ConfigurableResource[Any]):
         with frame_lock(layout.pod_lock(store, job), waits):
             exchange = Exchange(connection.objects, job)
             run = _Run(context, connection, exchange, task, wheel, store)
-            record, lease = run.until_exit()
             target = ArtifactLocation(store, task.folder.relative_to(store).as_posix())
-            result = exchange.collect(record, target)
+            result, lease = run.result(target)
         result["pod"] = run.figures(lease)
         return result
 
@@ -95,16 +95,27 @@ class _Run:
     wheel: Path | None
     store: Path
 
-    def until_exit(self) -> tuple[ExitRecord, Lease]:
-        """The record of a task that ended well, and the lease of its pod."""
+    def result(self, target: ArtifactLocation) -> tuple[dict[str, Any], Lease]:
+        """What the task returned, its bundle in `target`, and the lease of its pod."""
         launch = Launch(self.connection, self.exchange.job, self._run_id, self._root_run)
-        finished = launch.finished_before(self.exchange, self._did_not_succeed)
-        if finished is not None:
+        asked = self.task.spec["staging"]
+        for record, lease in launch.finished_before(self.exchange, self._did_not_succeed):
+            try:
+                result = self.exchange.collect(record, target, asked)
+            except RunPodError as error:
+                self._say(f"Pod {lease.name} left a result that is not taken: {error}")
+                continue
             self._say(
-                f"Pod {finished[1].pod_id} ({finished[1].name}) had finished this very task for a "
-                f"run that was cut off; its result is taken and no new pod is asked for."
+                f"Pod {lease.pod_id} ({lease.name}) had finished this very task for run "
+                f"{lease.run[:8]}, which has not committed it; its result is taken and no new pod "
+                "is asked for."
             )
-            return finished
+            return result, lease
+        record, lease = self.until_exit(launch)
+        return self.exchange.collect(record, target, asked), lease
+
+    def until_exit(self, launch: Launch) -> tuple[ExitRecord, Lease]:
+        """The record of a task that ended well, and the lease of its pod."""
         lease = launch.left_behind()
         lost = 0
         while True:
@@ -144,7 +155,7 @@ class _Run:
                 context_injector=dg.PipesEnvContextInjector(),
                 message_reader=reader,
             ) as session,
-            self._ended(name) as ended,
+            self._ended(name, lease) as ended,
         ):
             if lease is None:
                 self.exchange.send(self.task, 3600 * settings.hours, self.wheel)
@@ -152,6 +163,7 @@ class _Run:
             else:
                 self._say(f"Takes over pod {lease.pod_id} ({name}) of run {lease.run[:8]}.")
             assert lease.pod_id is not None
+            ended.lease = lease
             self.context.log.info(
                 f"Pod {lease.pod_id} ({name}) on {lease.gpu}, {lease.burn_usd_h:.4f} USD/h."
             )
@@ -172,28 +184,36 @@ class _Run:
             return ""
         kept = layout.failed_bundle(self.store, name)
         try:
-            self.exchange.collect(record, kept)
+            self.exchange.collect(record, kept, self.task.spec["staging"])
         except RunPodError as error:
             return f"\nThe bundle that it had sealed cannot be fetched: {error}"
         return f"\nThe bundle that it had sealed is in {kept}."
 
     @contextmanager
-    def _ended(self, name: str) -> Iterator["_Ended"]:
+    def _ended(self, name: str, lease: Lease | None) -> Iterator["_Ended"]:
         """However the block is left, no pod of this name goes on."""
-        ended = _Ended()
+        ended = _Ended(lease)
         try:
             yield ended
         except Exception as error:
-            ended.lease = self._end(name, type(error).__name__)
+            ended.lease = self._end(name, ended.lease, type(error).__name__)
             raise
         except BaseException:  # a cancelled run raises no Exception
-            self._end(name, "the run was cancelled", INTERRUPTED_WAITS_S)
+            self._end(name, ended.lease, "the run was cancelled", INTERRUPTED_WAITS_S)
             raise
         else:
-            ended.lease = self._end(name, "its task has ended")
+            ended.lease = self._end(name, ended.lease, "its task has ended")
 
-    def _end(self, name: str, reason: str, waits_s: Any = None) -> Lease | None:
-        lease = self.connection.ledger.lease(name)
+    def _end(
+        self, name: str, known: Lease | None, reason: str, waits_s: Any = None
+    ) -> Lease | None:
+        try:
+            lease = self.connection.ledger.lease(name)
+        except LedgerError:  # the pod must end whatever became of the ledger
+            if known is not None and known.pod_id is not None:
+                self.connection.api.terminate(known.pod_id)
+                self._say(f"Pod {known.pod_id} ({name}) was asked to terminate.")
+            raise
         if lease is None or not lease.is_open:
             return lease
         more = {} if waits_s is None else {"waits_s": waits_s}

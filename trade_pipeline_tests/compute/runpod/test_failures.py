@@ -3,7 +3,6 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -203,23 +202,29 @@ def test_unknown_keys_in_answers_and_cut_logs_change_nothing(
     remote.require_balance()
 
 
-def test_a_bundle_that_was_changed_on_the_way_is_refused(
+def test_a_ledger_that_breaks_does_not_keep_the_pod(
     remote: Remote, instance: dg.DagsterInstance
 ) -> None:
-    def sealed() -> list[Path]:
-        return list(remote.volume_folder.rglob("jobs/*/*/exit.json"))
-
-    def spoil() -> None:
-        for weights in remote.volume_folder.rglob("staging/*/policy.safetensors"):
-            content = bytearray(weights.read_bytes())
-            content[-1] ^= 1
-            weights.write_bytes(bytes(content))
-
-    remote.fake.faults.plan("slow", on="delete", seconds=2.0)
-    remote.when(lambda: bool(sealed()), spoil)
+    ledger = remote.ledger.path
+    remote.when(
+        lambda: bool(remote.fake.operations("logs")), lambda: ledger.write_text("no database")
+    )
     said = remote.failure_of(instance)
-    assert said.startswith("ResultRefused: ")
-    assert remote.version is None
+    assert said.startswith("LedgerError: ")
+    assert remote.fake.live == []
+
+
+def test_pods_count_though_the_ledger_was_lost(
+    remote: Remote, instance: dg.DagsterInstance
+) -> None:
+    remote.use(budget={"run_usd": 50, "day_usd": 500, "hourly_usd": 50, "pods": 1})
+    settings = RunPodComputeSettings.model_validate(remote.settings)
+    connection = connect(settings, remote.places.store, os.environ)
+    Launch(connection, "1" * 16, "a" * 8, "a" * 8).ask("tp-main-11111111-aaaaaaaa-1", {}, print)
+    remote.ledger.path.unlink()
+    assert remote.failure_of(instance).startswith("BudgetExceeded: ")
+    (stray,) = remote.ledger.open("main")
+    end_pod(connection.api, remote.ledger, stray, "the test has ended", time.sleep, utc_now)
     remote.require_balance()
 
 

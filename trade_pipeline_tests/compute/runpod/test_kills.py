@@ -3,6 +3,7 @@
 Three moments of a run in `make test`, twenty random ones with `SOAK=1` (`make soak`).
 """
 
+import json
 import os
 import random
 import signal
@@ -138,6 +139,24 @@ def test_a_result_that_a_killed_run_did_not_take_is_not_paid_again(
     assert remote.train(instance).success
     assert remote.version == remote.local_version
     assert len(remote.fake.charges) == 1
+    remote.require_balance()
+
+
+@pytest.mark.parametrize("changes", [{"bundle_sha256": "0" * 64}, {"rc": "none"}])
+def test_a_spoilt_result_of_a_killed_run_is_not_taken(
+    remote: Remote, instance: dg.DagsterInstance, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    remote.use(poll_s=3.0)  # so that the run is killed before it looks
+    run = started(remote, tmp_path / "home")
+    wait_for(lambda: any(remote.volume_folder.rglob("jobs/*/*/exit.json")))
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    (record,) = remote.volume_folder.rglob("jobs/*/*/exit.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), **changes}))
+    reap_all(remote)
+    assert remote.train(instance).success
+    assert remote.version == remote.local_version
+    assert len(remote.fake.charges) == 2
     remote.require_balance()
 
 

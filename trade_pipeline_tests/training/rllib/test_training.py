@@ -93,11 +93,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Done:
 def test_the_loaded_policy_says_what_rllib_s_module_says(
     which: str, request: pytest.FixtureRequest
 ) -> None:
+    done: Done = request.getfixturevalue(which)  # first: training says where Ray may listen
     from ray.rllib.core.columns import Columns
 
     from trade_pipeline.training.rllib_network import TradingModule
 
-    done: Done = request.getfixturevalue(which)
     folder = done.trained.reference.location
     runner = PolicyRunner.load(folder)
     spec = runner.specification

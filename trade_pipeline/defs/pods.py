@@ -32,7 +32,6 @@ from trade_pipeline.settings.compute import RunPodComputeSettings
 from trade_pipeline.settings.project import Project
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.frames import is_locked
-from trade_pipeline.storage.location import StorageError
 
 INTERVAL_S = 60
 TICK_S = 40.0  # of waiting for a round; Dagster ends a tick after a minute
@@ -129,8 +128,6 @@ class Heartbeats:
             try:
                 beat = heartbeat_at(connection.objects, pod, job)
             except RunPodError as error:  # also: no S3 key, or no such volume
-                if isinstance(error, ExchangeError) and not _is_unreachable(error):
-                    raise  # what this pod wrote is no heartbeat
                 self.failures[name] = str(error)
                 continue
             beats += [] if beat is None else [beat]
@@ -313,8 +310,3 @@ def _started(work: Callable[[], _Round]) -> "Future[_Round]":
 
     threading.Thread(target=run, name="pods_reaper", daemon=True).start()
     return future
-
-
-def _is_unreachable(error: ExchangeError) -> bool:
-    """Whether it is the exchange that failed, rather than what lies there."""
-    return isinstance(error.__cause__, StorageError)

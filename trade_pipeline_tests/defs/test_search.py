@@ -16,6 +16,7 @@ from trade_pipeline.defs.build import build_definitions
 from trade_pipeline.settings.base import read_settings
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.storage import bundles, layout
+from trade_pipeline.storage.documents import write_json
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training import ledger
 from trade_pipeline_tests.deployment import Deployment
@@ -48,11 +49,13 @@ class Scoring(LocalCompute):
                 raise KeyboardInterrupt
             raise TaskError("The task said: the weights are not finite.")
         staging = ArtifactLocation(Path(task.spec["store"]), task.spec["staging"])
-        (staging.path / "weights").write_text(trial.key)
+        dataset = Path(task.spec["dataset"]).name
+        own = {"seed": trial.seed, "fold": trial.fold, "dataset_version": dataset}
+        write_json(staging.child("spec.json"), own)
         gamma = settings.variant(trial.variant)[1].gamma
         return {
             "staging": staging.key,
-            "version": bundles.seal(staging, ["weights"]).version,
+            "version": bundles.seal(staging, ["spec.json"]).version,
             "metrics": {"validation_return": gamma + trial.seed / 10},
         }
 

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from trade_pipeline.backtest.promotion_record import pinned
+from trade_pipeline.indicators_cli import indicators
 from trade_pipeline.pods_cli import pods
 from trade_pipeline.settings.project import Places
 from trade_pipeline.storage import archives, bundles
@@ -22,7 +23,6 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Commands of trade_pipeline that are no asset."
 )
 bundle = typer.Typer(no_args_is_help=True, help="Bundles of the store.")
-indicators = typer.Typer(no_args_is_help=True, help="Indicators that a feature set may name.")
 app.add_typer(bundle, name="bundle")
 app.add_typer(indicators, name="indicators")
 app.add_typer(pods, name="pods")
@@ -150,29 +150,20 @@ def reproduce(
     Otherwise the first input that differs is named. The store itself is only read.
     """
     from trade_pipeline.backtest.reproduce import reproduce as rebuild
+    from trade_pipeline.features.plugins.loading import load_plugins
 
     try:
         location = bundles.stored(ArtifactLocation(_folder(store), key), version)
         with _clean_folder(keep, location.store) as work:
-            done = rebuild(location, work, lambda line: print(line, flush=True), time.monotonic)
+            plugins = load_plugins(Places.from_environment(os.environ).indicator_files)
+            done = rebuild(
+                location, work, lambda line: print(line, flush=True), time.monotonic, plugins
+            )
     except (StorageError, ValueError) as error:
         _stop(error)
     if not done.matches:
         _stop(str(done))
     print(done)
-
-
-@indicators.command("list")
-def list_indicators() -> None:
-    """Name, inputs and parameters with their defaults."""
-    from trade_pipeline.features.registry import indicators as known
-
-    for name, indicator in sorted(known().items()):
-        parameters = ", ".join(
-            f"{key}={'required' if field.is_required() else field.default}"
-            for key, field in indicator.parameters.model_fields.items()
-        )
-        print(f"{name}: of {', '.join(indicator.inputs)}; {parameters or 'no parameters'}")
 
 
 def _is_key(name: str, store: Path | None) -> bool:

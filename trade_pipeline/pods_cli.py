@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trade_pipeline.compute.runpod.connection import Connection
     from trade_pipeline.compute.runpod.lease import Lease
     from trade_pipeline.compute.runpod.plan import Plan
-    from trade_pipeline.compute.runpod.reaper import RunState
+    from trade_pipeline.compute.runpod.reaper import Reaped, RunState
     from trade_pipeline.defs.pods import Deployment
 
 DRY_RUN = "dryrun"  # stands for the id of the Dagster run, which a dry run has not
@@ -131,9 +131,12 @@ def reap_pods(compute: ComputeOption = None) -> None:
             continue
         for name, why in heartbeats.failures.items():
             print(f"Heartbeats of compute {name} could not be read: {why}", file=sys.stderr)
-        for one in reaped:
+        young = [one for one in reaped if one.outcome == "young"]
+        for one in (one for one in reaped if one.outcome != "young"):
             print(told(one), file=None if one.error is None else sys.stderr)
             failed = failed or one.error is not None
+        if young:
+            print(f"Deployment {deployment.name}: {_left(young)}")
         if not reaped:
             print(f"Deployment {deployment.name}: no pod lives that nobody needs.")
     if failed:
@@ -161,7 +164,7 @@ def dry_run(
     from trade_pipeline.compute.runpod.exchange import Exchange, code_of
     from trade_pipeline.compute.runpod.launch import Launch
     from trade_pipeline.compute.runpod.plan import identity
-    from trade_pipeline.defs.trials import TRAINING_TASK
+    from trade_pipeline.defs.trials import TRAINING_TASK, current_regime_model
     from trade_pipeline.storage import bundles, layout
     from trade_pipeline.training.specification import specification
 
@@ -174,7 +177,8 @@ def dry_run(
         raise SettingsError(f"{file}: key 'wheel': there is no file {wheel}; build it first.")
     dataset = bundles.current(layout.experiment_bundle(places.store, experiment, "dataset"))
     staging = ArtifactLocation(places.store, "staging/dry-run")  # is no part of what a task is
-    spec = specification(experiment, asked, trial, dataset, staging, provenance={})
+    regimes = current_regime_model(places.store, experiment, asked, asked.trials()[trial])
+    spec = specification(experiment, asked, trial, dataset, staging, {}, regimes)
     job = identity(TRAINING_TASK, {**spec, "code": code_of(settings.image, wheel)})
     connection = connect(settings, places.store, os.environ)
     launch = Launch(connection, job, DRY_RUN, DRY_RUN)
@@ -275,6 +279,16 @@ def _show(deployment: "Deployment", now: datetime) -> None:
     if len(listed) > len(ours):
         others = _counted(len(listed) - len(ours), "other pod")
         print(f"{others} of the account: not this deployment's, and never touched.")
+
+
+def _left(young: Sequence["Reaped"]) -> str:
+    """What was not reaped yet, and when it will be."""
+    last = max(one.grace_until for one in young if one.grace_until is not None)
+    are = "is" if len(young) == 1 else "are"
+    return (
+        f"left {_counted(len(young), 'pod')} that no known run waits for and that {are} younger "
+        f"than ten minutes; reap again after {last:%H:%M:%S} UTC."
+    )
 
 
 def _counted(number: int, what: str) -> str:

@@ -3,6 +3,7 @@
 import fcntl
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -32,7 +33,7 @@ class Deployment:
         path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def _built_once(root: Path, build: str) -> Path:
+def built_once(root: Path, build: str) -> Path:
     """A template folder, built by the first worker that needs it."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / f"{build}.lock").open("w") as lock:
@@ -44,7 +45,7 @@ def _built_once(root: Path, build: str) -> Path:
             if build == "imported":
                 write_project(started)
             else:
-                shutil.copytree(_built_once(root, "imported"), started)
+                shutil.copytree(built_once(root, "imported"), started)
             deployment = Deployment(started)
             (import_all if build == "imported" else train_all)(
                 deployment.places, deployment.instance
@@ -61,7 +62,9 @@ def templates(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return (base if worker_id == "master" else base.parent) / "templates"
 
 
-def _copy(template: Path, root: Path) -> Iterator[Deployment]:
+@contextmanager
+def copied(template: Path, root: Path) -> Iterator[Deployment]:
+    """A copy of a template, for one test to change."""
     shutil.copytree(template, root)
     deployment = Deployment(root)
     yield deployment
@@ -80,10 +83,12 @@ def empty(tmp_path: Path) -> Iterator[Deployment]:
 @pytest.fixture
 def imported(templates: Path, tmp_path: Path) -> Iterator[Deployment]:
     """A copy with bars, manifests, features and datasets."""
-    yield from _copy(_built_once(templates, "imported"), tmp_path / "project")
+    with copied(built_once(templates, "imported"), tmp_path / "project") as deployment:
+        yield deployment
 
 
 @pytest.fixture
 def trained(templates: Path, tmp_path: Path) -> Iterator[Deployment]:
     """A copy in which everything is materialized."""
-    yield from _copy(_built_once(templates, "trained"), tmp_path / "project")
+    with copied(built_once(templates, "trained"), tmp_path / "project") as deployment:
+        yield deployment

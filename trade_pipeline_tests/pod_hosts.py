@@ -1,7 +1,10 @@
 """A small project whose compute `runpod` is a RunPod on loopback, with pods that do nothing."""
 
+import functools
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,20 +15,34 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from trade_pipeline.compute.runpod.api import Pod, PodRequest
+from trade_pipeline.compute.runpod.api import Pod
 from trade_pipeline.compute.runpod.lease import Lease
 from trade_pipeline.compute.runpod.ledger import Ledger
 from trade_pipeline.compute.runpod.plan import is_ours
 from trade_pipeline.compute.runpod.rest import RestApi
 from trade_pipeline.storage import layout
-from trade_pipeline_tests.compute.runpod.leases import anything_goes, intent
+from trade_pipeline_tests.compute.runpod.leases import anything_goes, asked_for, intent
 from trade_pipeline_tests.deployment import Deployment
 from trade_pipeline_tests.fakes.runpod import FakeRunPod
 from trade_pipeline_tests.fakes.runpod.account import FakeVolume
-from trade_pipeline_tests.small_project import write_yaml
+from trade_pipeline_tests.small_project import write_project, write_yaml
 
 BUDGET = {"run_usd": 5, "day_usd": 20, "hourly_usd": 5, "pods": 4}
-SLEEPER = ("python", "-c", "import time; time.sleep(600)")
+
+
+@dg.job
+def alone_trials() -> None:
+    """Stands for the job of the experiment `alone`, by its name."""
+
+
+@functools.cache
+def _fresh_home() -> "tempfile.TemporaryDirectory[str]":
+    """An instance without history, made once: its tables take longer than most tests."""
+    home = tempfile.TemporaryDirectory(prefix="dagster-")
+    options = {"telemetry": {"enabled": False}}
+    with dg.DagsterInstance.local_temp(home.name, overrides=options) as instance:
+        instance.get_runs()
+    return home
 
 
 @dataclass
@@ -72,12 +89,9 @@ class PodHost:
         """The host's ledger, as it was so long ago."""
         return Ledger(layout.leases(self.store), lambda: datetime.now(UTC) - ago)
 
-    def run(self, status: dg.DagsterRunStatus, job: str = "alone_trials") -> str:
+    def run(self, status: dg.DagsterRunStatus) -> str:
         """A run of the instance that came to this status."""
-        from trade_pipeline.defs.build import build_definitions
-
-        definition = build_definitions(self.deployment.places).resolve_job_def(job)
-        return self.deployment.instance.create_run_for_job(definition, status=status).run_id
+        return self.deployment.instance.create_run_for_job(alone_trials, status=status).run_id
 
     def ask(self, run: str, ago: timedelta = timedelta(), **changes: Any) -> Pod:
         """Make a pod for a run, as a task does, with a lease that is so old."""
@@ -92,18 +106,7 @@ class PodHost:
     def make(self, name: str) -> Pod:
         """A pod that the ledger is not told of."""
         api = RestApi(self.fake.rest_url, self.fake.api_key)
-        return api.create_pod(
-            PodRequest(
-                name=name,
-                image="registry.example.com/trade@sha256:" + "a" * 64,
-                gpu="NVIDIA L4",
-                cuda=("12.8",),
-                cloud="SECURE",
-                data_centers=("EU-RO-1",),
-                disk_gb=20,
-                args=SLEEPER,
-            )
-        )
+        return api.create_pod(asked_for(name))
 
     def beat(self, pod: Pod, ago: timedelta, volume: FakeVolume | None = None) -> None:
         """The heartbeat of a pod on its volume, so long ago."""
@@ -136,6 +139,17 @@ class PodHost:
         return [
             path for path in files if any(one.encode() in path.read_bytes() for one in self.secrets)
         ]
+
+
+@contextmanager
+def fresh_host(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodHost]:
+    """A host of the small project with nothing materialized."""
+    write_project(root)
+    shutil.copytree(_fresh_home().name, root / "dagster")
+    deployment = Deployment(root)
+    with pod_host(deployment, monkeypatch) as host:
+        yield host
+    deployment.instance.dispose()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`trade-pipeline`: bundles and indicators from the command line."""
+"""`trade-pipeline`: bundles from the command line."""
 
 import os
 import shutil
@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from trade_pipeline.cli import app
-from trade_pipeline.features.registry import indicators
 from trade_pipeline.settings.project import STORE_VARIABLE
 from trade_pipeline.storage import bundles
 from trade_pipeline.storage.location import ArtifactLocation
@@ -194,13 +193,3 @@ def test_the_store_is_taken_from_the_environment(
     committed(tmp_path, "{}")
     monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
     assert run("bundle", "verify", KEY).exit_code == 0
-
-
-def test_every_indicator_is_listed_with_its_parameters() -> None:
-    done = run("indicators", "list")
-    assert done.exit_code == 0
-    lines = done.stdout.splitlines()
-    assert [line.split(":")[0] for line in lines] == sorted(indicators())
-    for line, (_, indicator) in zip(lines, sorted(indicators().items()), strict=True):
-        assert all(name in line for name in indicator.inputs)
-        assert all(f"{name}=" in line for name in indicator.parameters.model_fields)

@@ -16,12 +16,14 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from trade_pipeline.cli import app
+from trade_pipeline.compute.runpod import reaper
 from trade_pipeline.compute.runpod.plan import disk_usd_h
 from trade_pipeline.settings.compute import RunPodComputeSettings
 from trade_pipeline.storage import layout
+from trade_pipeline.storage.frames import frame_lock
 from trade_pipeline_tests.compute.runpod.leases import anything_goes, intent
 from trade_pipeline_tests.deployment import Deployment
-from trade_pipeline_tests.pod_hosts import PodHost, pod_host
+from trade_pipeline_tests.pod_hosts import PodHost, fresh_host, pod_host
 from trade_pipeline_tests.small_project import materialize
 
 SHIPPED = Path(__file__).resolve().parents[1] / "configs" / "compute" / "runpod.yaml"
@@ -31,8 +33,8 @@ Status = dg.DagsterRunStatus
 
 
 @pytest.fixture
-def host(empty: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodHost]:
-    with pod_host(empty, monkeypatch) as host:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodHost]:
+    with fresh_host(tmp_path / "project", monkeypatch) as host:
         yield host
 
 
@@ -271,7 +273,8 @@ def test_reap_ends_what_nobody_needs_and_says_so(host: PodHost) -> None:
     assert f"terminated: {ended.name} (pod {ended.id}): run" in done.stdout
     assert "USD" in done.stdout and needed.id not in done.stdout
     assert host.live == {needed.id}
-    again = run(host, "reap")
+    with frame_lock(layout.pod_lock(host.store, host.lease(needed).job)):  # as its process has it
+        again = run(host, "reap")
     assert again.exit_code == 0 and "no pod lives that nobody needs" in again.stdout
 
 
@@ -303,9 +306,18 @@ def test_without_an_instance_runs_are_unknown_and_only_old_pods_go(
     assert done.exit_code == 0, done.output
     assert "DAGSTER_HOME" in done.stderr and "ten minutes" in done.stderr
     assert host.live == {young.id} and old.id in done.stdout
+    until = host.lease(young).asked_at + timedelta(minutes=10)
+    assert "left 1 pod that no known run waits for and that is younger than ten" in done.stdout
+    assert f"reap again after {until:%H:%M:%S} UTC" in done.stdout
+    host.ask(started)
+    again = run(host, "reap")
+    assert "left 2 pods that no known run waits for and that are younger than ten" in again.stdout
 
 
-def test_a_pod_that_resists_gives_exit_code_1_and_keeps_no_other_alive(host: PodHost) -> None:
+def test_a_pod_that_resists_gives_exit_code_1(
+    host: PodHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper, "WAITS_S", (0.01,) * len(reaper.WAITS_S))
     failed = host.run(Status.FAILURE)
     host.fake.faults.plan("forbidden", on="delete", pod="*", times=12)
     resists = host.ask(failed)

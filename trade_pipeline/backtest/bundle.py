@@ -65,7 +65,7 @@ def write_backtest(
         "equity": result.equity_frame(),
         "orders": result.orders,
         "fills": result.fills,
-        "trades": excursions(tables.trips, high, low),
+        "trades": _tagged(excursions(tables.trips, high, low), dataset),
     }
     for name, frame in frames.items():
         write_frame(staging.child(f"{name}.parquet"), frame)
@@ -90,6 +90,14 @@ def write_backtest(
     with replacing(staging.child("report.html")) as path:
         path.write_text(render(page), encoding="utf-8")
     return WrittenBacktest(seal(staging, DETERMINISTIC), found)
+
+
+def _tagged(trades: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """Trades with the regime known at the bar before the entry fill, where there are regimes."""
+    if dataset.regime_labels is None:
+        return trades
+    before = trades["entry_row"].to_numpy() - 1
+    return trades.with_columns(regime=pl.Series(dataset.regime_labels[before], dtype=pl.Int8))
 
 
 def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from platform import python_version
 from typing import Any, NoReturn
 
 from trade_pipeline.backtest import trial as trials
+from trade_pipeline.features.assemble import read_segments
+from trade_pipeline.features.plugins.loading import SHIPPED_ONLY, Plugins
 from trade_pipeline.features.table import feature_table
 from trade_pipeline.market.coverage import coverage
-from trade_pipeline.market.stored import read_bars, read_grids
+from trade_pipeline.market.stored import read_bars
 from trade_pipeline.settings.base import SettingsError, parse_settings
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.project import Project
@@ -30,7 +32,7 @@ from trade_pipeline.storage.location import ArtifactLocation, StorageError, make
 from trade_pipeline.training import dataset as datasets
 from trade_pipeline.training import policy as policies
 from trade_pipeline.training import recipe as recipes
-from trade_pipeline.training import task, trainer
+from trade_pipeline.training import regimes, task, trainer
 from trade_pipeline.training.assemble import assemble_dataset
 from trade_pipeline.training.callbacks import Progress
 from trade_pipeline.training.dense_update import KERNELS, kernels
@@ -82,6 +84,7 @@ def reproduce(
     work: Path,
     say: Callable[[str], None],
     clock: Callable[[], float],
+    plugins: Plugins = SHIPPED_ONLY,
 ) -> Reproduction:
     """Rebuild a dataset, policy or backtest bundle and compare versions.
 
@@ -90,6 +93,7 @@ def reproduce(
         work: empty folder that becomes the clean store.
         say: receives a line a step.
         clock: monotonic seconds.
+        plugins: indicators that are known here.
 
     Raises:
         BundleError: a byte of the bundle was changed.
@@ -99,7 +103,7 @@ def reproduce(
     index = bundles.verify(bundle)
     members = {member["name"] for member in index["members"]}
     key = bundle.path.parent.relative_to(bundle.store).as_posix()
-    rebuild = _Rebuild(bundle.store, work, say, clock)
+    rebuild = _Rebuild(bundle.store, work, say, clock, plugins)
     say(f"{key}: settings are those recorded with the bundle; configs/ is not read")
     found: str | None = None
     try:
@@ -135,12 +139,14 @@ class _Rebuild:
         work: Path,
         say: Callable[[str], None],
         clock: Callable[[], float],
+        plugins: Plugins,
     ) -> None:
         self.differences: list[str] = []
         self._store = store
         self._work = work
         self._say = say
         self._clock = clock
+        self._plugins = plugins
 
     def dataset_bundle(self, bundle: ArtifactLocation) -> str:
         """Assemble a dataset again; returns its version."""
@@ -173,7 +179,10 @@ class _Rebuild:
             self.differences.clear()
         self._say(f"training {key}: seed {spec['seed']}, {spec['threads']} thread(s)")
         staging = bundles.staging(self._work, "policy")
-        told = specification(name, settings, key, dataset, staging, {"recipe": known["recipe"]})
+        regime_model = self._regime_model(name, settings, dataset, spec["fold"])
+        told = specification(
+            name, settings, key, dataset, staging, {"recipe": known["recipe"]}, regime_model
+        )
         trained = task.run(told, self._progress(), self._clock)
         home = layout.experiment_bundle(self._work, name, "policy", key)
         built = bundles.commit(BundleReference(staging, trained["version"]), home)
@@ -213,7 +222,7 @@ class _Rebuild:
         self._same_versions(recipe.versions)
         try:
             experiment, series = recipe.experiment_settings(), recipe.series_settings()
-            feature_set = recipe.features()
+            feature_set = recipe.features(self._plugins)
         except SettingsError as error:
             self._ends(f"configuration is refused by this code: {error}")
         self._same("implementation", recipe.implementations, recipes.implementations(feature_set))
@@ -224,8 +233,8 @@ class _Rebuild:
             self._bars(key, inputs)
             self._manifest(settings, inputs)
         name = experiment.features
-        for key, settings in series.items():
-            table = feature_table(read_grids(self._work, settings), feature_set)
+        for key in experiment.series:
+            table = feature_table(read_segments(self._work, key, series, feature_set), feature_set)
             digest = write_frame(layout.features(self._work, name, key), table)
             self._same_hash(f"features/{name}|{key}", inputs, digest)
         project = Project(Path(recipe.origin), series, {}, {}, {})
@@ -235,6 +244,21 @@ class _Rebuild:
         reference = datasets.write_dataset(built, staging)
         self._say(f"dataset assembled: version {reference.version}")
         home = layout.experiment_bundle(self._work, recipe.experiment, "dataset")
+        return bundles.commit(reference, home)
+
+    def _regime_model(
+        self, name: str, settings: ExperimentSettings, dataset: ArtifactLocation, fold: int
+    ) -> ArtifactLocation | None:
+        """Fit a fold's regimes again, for an experiment that has some."""
+        if settings.regimes is None:
+            return None
+        opened = datasets.load_dataset(dataset)
+        fitted = regimes.fit_fold(opened, settings.regimes, fold, name)
+        staging = bundles.staging(self._work, "regime_model")
+        reference = regimes.write_regime_model(fitted, opened, settings.regimes, fold, staging)
+        self._say(f"regimes of fold {fold} fitted: version {reference.version}")
+        key = settings.fold_keys[fold]
+        home = layout.experiment_bundle(self._work, name, "regime_model", key)
         return bundles.commit(reference, home)
 
     def _bars(self, series: str, inputs: Mapping[str, str]) -> None:
@@ -265,6 +289,7 @@ class _Rebuild:
         content = {
             **{one: value for one, value in recipe.settings.items() if one != "search"},
             **spec["configuration"],
+            "regimes": spec.get("regimes", {}).get("settings"),
             "variants": {variant: {}},
             "seeds": [spec["seed"]],
         }

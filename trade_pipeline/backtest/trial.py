@@ -19,6 +19,7 @@ from trade_pipeline.storage.frames import StorageError
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.dataset import Dataset, load_dataset
 from trade_pipeline.training.policy import PolicyRunner
+from trade_pipeline.training.regimes import with_regimes
 
 PROVENANCE = "provenance.json"
 HEADLINE = ("total_return", "sharpe", "max_drawdown", "turnover", "trades")
@@ -51,6 +52,7 @@ def backtest_trial(
     dataset = load_dataset(bundles.current(layout.experiment_bundle(store, name, "dataset")))
     runner = PolicyRunner.load(policy)
     require_dataset(runner, dataset, f"{name}/policy {trial.key}")
+    dataset = with_regimes(dataset, runner.regimes)
     environment, _ = experiment.variant(trial.variant)
     test = dataset.folds[trial.fold].test
     result = backtest(dataset, test, environment, PolicyStrategy(runner, trial.key), name)

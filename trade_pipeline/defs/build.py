@@ -4,6 +4,7 @@ Start at `build_definitions`. Nothing here reads data; a wrong configuration sto
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 
 import dagster as dg
@@ -15,6 +16,7 @@ from trade_pipeline.defs.experiments import build_experiment, experiment_version
 from trade_pipeline.defs.features import build_features, resolve_feature_sets
 from trade_pipeline.defs.freshness import build_freshness
 from trade_pipeline.defs.inbox import build_inbox_sensor
+from trade_pipeline.defs.indicators import build_broken, build_indicators_list
 from trade_pipeline.defs.leaderboard import build_leaderboard
 from trade_pipeline.defs.manifests import build_manifest
 from trade_pipeline.defs.ohlcv import build_ohlcv
@@ -26,26 +28,37 @@ from trade_pipeline.defs.schedules import build_refresh
 from trade_pipeline.defs.search import build_search, search_asset
 from trade_pipeline.defs.sensors import build_jobs, build_retrain_sensor
 from trade_pipeline.defs.storage_use import build_storage_use
+from trade_pipeline.features.plugins.loading import load_plugins
 from trade_pipeline.features.registry import FeatureSet
 from trade_pipeline.market.calendars import CalendarError, find_calendar
-from trade_pipeline.settings.base import SettingsError
+from trade_pipeline.settings.base import SettingsError, closest
 from trade_pipeline.settings.project import Places, Project, read_project
 
 
 def build_definitions(places: Places) -> dg.Definitions:
     """The code location of a configs folder and a store.
 
+    Of an experiment whose features a broken plug-in makes impossible there is only the dataset,
+    which says so.
+
     Raises:
         SettingsError: a file of configs is wrong; the message names the file and the key.
     """
-    project = read_project(places.configs)
-    for key, series in project.series.items():
+    whole = read_project(places.configs, places.indicators)
+    for key, series in whole.series.items():
         try:
             find_calendar(series.calendar)
         except CalendarError as error:
             file = places.configs / "series.yaml"
             raise SettingsError(f"{file}: key 'calendar' of series {key}: {error}") from None
-    feature_sets = resolve_feature_sets(project)
+    plugins = load_plugins(whole.indicators)
+    feature_sets, broken = resolve_feature_sets(whole, plugins)
+    usable = {
+        name: experiment
+        for name, experiment in whole.experiments.items()
+        if experiment.features not in broken
+    }
+    project = replace(whole, experiments=usable)
     _check_environments(places, project, feature_sets)
     partitions = Partitions.of(project)
     ohlcv = build_ohlcv(project, partitions)
@@ -73,20 +86,26 @@ def build_definitions(places: Places) -> dg.Definitions:
     refresh_job, refresh_schedules = build_refresh(project, ohlcv.asset)
     backfill_job = build_backfill(project, ohlcv.asset)
     freshness = build_freshness(project, ohlcv.asset)
-    storage_use = build_storage_use(project)
-    pods = build_pods(project, places.store)
+    storage_use = build_storage_use(whole)
+    pods = build_pods(whole, places.store)
     checked = [ohlcv, manifest, *features.values()]
     return dg.Definitions(
         assets=[
             *(one.asset for one in checked),
             *(asset for assets in experiments.values() for asset in assets.values()),
+            *build_broken(whole, partitions, broken, manifest.asset),
+            build_indicators_list(plugins),
             leaderboard,
             storage_use.asset,
             *pods.assets,
             *(tried_asset(name, assets["dataset"]) for name, assets in experiments.items()),
             *(search_asset(name, experiments[name]["dataset"]) for name in searches),
         ],
-        asset_checks=[*(one.stored for one in checked), freshness.check, *pods.checks],
+        asset_checks=[
+            *(check for one in checked for check in one.checks),
+            freshness.check,
+            *pods.checks,
+        ],
         jobs=[
             refresh_job,
             backfill_job,
@@ -121,8 +140,23 @@ def _check_environments(
 ) -> None:
     """Refuse starts stratified by no feature of the set, and reward terms without a module."""
     for name, experiment in project.experiments.items():
-        known = feature_sets[experiment.features].names
+        feature_set = feature_sets[experiment.features]
+        known = feature_set.names
         file = places.configs / "experiments" / f"{name}.yaml"
+        timeframe = project.series[experiment.series[0]].timeframe
+        if feature_set.timeframe not in (None, timeframe):
+            raise SettingsError(
+                f"{file}: key 'features' names {experiment.features!r}, which is for bars of "
+                f"{feature_set.timeframe}, but the experiment's series have bars of {timeframe}."
+            )
+        if experiment.regimes is not None:
+            for one in experiment.regimes.inputs:
+                if one not in known:
+                    raise SettingsError(
+                        f"{file}: key 'regimes.inputs': {one!r} is no feature of "
+                        f"{experiment.features}.{closest(one, list(known))}"
+                    )
+            known = (*known, "regime")
         for variant in experiment.variants:
             environment = experiment.variant(variant)[0]
             for term in environment.reward:

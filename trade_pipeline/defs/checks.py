@@ -25,10 +25,16 @@ from trade_pipeline.storage.documents import json_hash
 
 
 class Checked(NamedTuple):
-    """An asset and the check that stands right behind it."""
+    """An asset and the checks that stand right behind it."""
 
     asset: dg.AssetsDefinition
     stored: dg.AssetChecksDefinition
+    causal: dg.AssetChecksDefinition | None = None
+
+    @property
+    def checks(self) -> list[dg.AssetChecksDefinition]:
+        """All of them."""
+        return [self.stored] if self.causal is None else [self.stored, self.causal]
 
 
 HashOf = Callable[[Path, str], str]

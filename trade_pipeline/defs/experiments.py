@@ -15,6 +15,7 @@ from trade_pipeline.defs.features import feature_set_version
 from trade_pipeline.defs.partitions import same_partition, these_series
 from trade_pipeline.defs.pictures import png
 from trade_pipeline.defs.promotion import build_promoted
+from trade_pipeline.defs.regimes import build_regimes
 from trade_pipeline.defs.resources import Store, compute_key
 from trade_pipeline.defs.trials import (
     POOL,
@@ -51,17 +52,19 @@ def experiment_versions(
         name: [part.model_dump(mode="json") for part in experiment.variant(name)]
         for name in experiment.variants
     }
+    keys = dict.fromkeys((*experiment.series, *feature_set.references))
     dataset = code_version(
         {
             **{key: resolved[key] for key in ("series", "from", "to", "splits", "final_from")},
-            "settings": [project.series[key].model_dump(mode="json") for key in experiment.series],
+            "settings": [project.series[key].model_dump(mode="json") for key in keys],
             "feature_set": feature_set_version(feature_set),
             "scaling": feature_set.scaling,
         },
         _implementations("training.dataset"),
     )
+    regimes = {} if experiment.regimes is None else {"regimes": resolved["regimes"]}
     policy = code_version(
-        {"dataset": dataset, "variants": variants},
+        {"dataset": dataset, "variants": variants, **regimes},
         _implementations("simulator.kernel", "training.trainer"),
     )
     backtest = code_version(
@@ -86,7 +89,7 @@ def build_experiment(
     features: dg.AssetsDefinition,
     manifest: dg.AssetsDefinition,
 ) -> dict[str, dg.AssetsDefinition]:
-    """Dataset, policy, backtest, report and promoted of one experiment, by these names."""
+    """Dataset, policy, backtest, report, promoted, and regimes if any, by these names."""
     experiment = project.experiments[name]
     versions = experiment_versions(experiment, project, feature_set)
     trials = experiment.trials()
@@ -112,7 +115,7 @@ def build_experiment(
         built = assemble_dataset(store.path, project, experiment, feature_set, origin)
         staging = bundles.staging(store.path, f"{name}-dataset")
         with discarded_on_failure(staging):
-            made_with = recipe.recipe_of(name, project).model_dump(mode="json")
+            made_with = recipe.recipe_of(name, project, feature_set).model_dump(mode="json")
             write_json(staging.child(recipe.MEMBER), made_with)
             reference = write_dataset(built, staging)
         return dg.MaterializeResult(
@@ -129,10 +132,16 @@ def build_experiment(
             },
         )
 
+    regimes = None
+    if experiment.regimes is not None:
+        regimes = build_regimes(
+            name, experiment, experiment.regimes, dataset, versions.dataset, origin
+        )
+
     @dg.asset(
         key=[name, "policy"],
         partitions_def=trial_partitions,
-        deps=[dataset],
+        deps=[dataset] if regimes is None else [dataset, regimes.used_by_trials],
         code_version=versions.policy,
         io_manager_key="bundles",
         required_resource_keys={compute_key(experiment.compute), "store"},
@@ -212,8 +221,12 @@ def build_experiment(
         )
 
     promoted = build_promoted(name, experiment, report, versions.report)
+    of_regimes = (
+        {} if regimes is None else {"regime_model": regimes.model, "regimes": regimes.regimes}
+    )
     return {
         "dataset": dataset,
+        **of_regimes,
         "policy": policy,
         "backtest": backtest,
         "report": report,

@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from trade_pipeline.defs.automation import follows_manifest
+from trade_pipeline.defs.causality import causal_check
 from trade_pipeline.defs.checks import (
     CONTENT_HASH,
     Checked,
@@ -19,24 +20,47 @@ from trade_pipeline.defs.partitions import (
     Partitions,
     all_years,
     partitions_of_run,
-    same_partition,
+    same_and,
 )
 from trade_pipeline.defs.resources import Store
-from trade_pipeline.features.registry import FeatureSet, resolve
+from trade_pipeline.features.assemble import read_segments
+from trade_pipeline.features.plugins.loading import Plugins
+from trade_pipeline.features.registry import BrokenPluginError, FeatureSet, resolve
 from trade_pipeline.features.table import feature_table
-from trade_pipeline.market.stored import read_grids
 from trade_pipeline.settings.code_version import code_version
 from trade_pipeline.settings.project import Project
+from trade_pipeline.settings.series import find_series
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.frames import content_hash, read_frame
 
 
-def resolve_feature_sets(project: Project) -> dict[str, FeatureSet]:
-    """Every feature set with its indicators' parameters checked. Raises `SettingsError`."""
-    return {
-        name: resolve(settings, str(project.configs / "features" / f"{name}.yaml"))
-        for name, settings in project.feature_sets.items()
-    }
+def resolve_feature_sets(
+    project: Project, plugins: Plugins
+) -> tuple[dict[str, FeatureSet], dict[str, str]]:
+    """Every feature set, its indicators' parameters and the series they read checked.
+
+    Args:
+        project: all settings.
+        plugins: indicators that do not ship.
+
+    Returns:
+        The sets by name, and why a set cannot be resolved, of those that a broken plug-in stops.
+
+    Raises:
+        SettingsError: a set is wrong; the message names file and entry.
+    """
+    found: dict[str, FeatureSet] = {}
+    broken: dict[str, str] = {}
+    for name, settings in project.feature_sets.items():
+        origin = str(project.configs / "features" / f"{name}.yaml")
+        try:
+            found[name] = resolve(settings, origin, plugins)
+        except BrokenPluginError as error:
+            broken[name] = str(error)
+            continue
+        for key in found[name].references:
+            find_series(project.series, key, origin)
+    return found, broken
 
 
 def feature_set_version(feature_set: FeatureSet) -> str:
@@ -51,7 +75,7 @@ def build_features(
     ohlcv: dg.AssetsDefinition,
     manifest: dg.AssetsDefinition,
 ) -> dict[str, Checked]:
-    """The asset and check of each feature set."""
+    """The asset and its checks of each feature set."""
     return {
         name: _build_one(name, feature_set, project, partitions, ohlcv, manifest)
         for name, feature_set in feature_sets.items()
@@ -74,7 +98,9 @@ def _build_one(
         partitions_def=partitions.series,
         deps=[
             dg.AssetDep(ohlcv, partition_mapping=all_years()),
-            dg.AssetDep(manifest, partition_mapping=same_partition()),
+            dg.AssetDep(
+                manifest, partition_mapping=same_and(feature_set.references, project.series)
+            ),
         ],
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=follows_manifest(manifest),
@@ -90,7 +116,7 @@ def _build_one(
     ) -> Iterator[dg.MaterializeResult[Any]]:
         tables, hashes = {}, {}
         for key in partitions_of_run(context):
-            table = feature_table(read_grids(store.path, project.series[key]), feature_set)
+            table = _table(context, store, project, key, feature_set)
             tables[key], hashes[key] = table, content_hash(table)
             context.add_asset_metadata(
                 {
@@ -107,4 +133,23 @@ def _build_one(
     def hash_of(store: Path, partition: str) -> str:
         return content_hash(read_frame(layout.features(store, name, partition)))
 
-    return Checked(features, stored_check(features, hash_of))
+    causal = causal_check(features, feature_set, project)
+    return Checked(features, stored_check(features, hash_of), causal)
+
+
+def _table(
+    context: dg.AssetExecutionContext,
+    store: Store,
+    project: Project,
+    key: str,
+    feature_set: FeatureSet,
+) -> pl.DataFrame:
+    """The table of one series; empty for one of another timeframe than the set is for."""
+    timeframe = project.series[key].timeframe
+    if feature_set.timeframe not in (None, timeframe):
+        context.log.info(
+            f"{key} has bars of {timeframe}; this set is for {feature_set.timeframe}, so its table "
+            "is empty."
+        )
+        return feature_table([], feature_set)
+    return feature_table(read_segments(store.path, key, project.series, feature_set), feature_set)

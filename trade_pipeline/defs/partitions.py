@@ -72,6 +72,19 @@ def same_partition() -> dg.PartitionMapping:
     return dg.IdentityPartitionMapping()
 
 
+def same_and(always: Iterable[str], every: Iterable[str]) -> dg.PartitionMapping:
+    """Equal keys on both sides, and some upstream keys that all depend on.
+
+    Args:
+        always: upstream keys that every downstream partition depends on.
+        every: all keys; the same on both sides.
+    """
+    keys, shared = list(every), set(always)
+    if not shared:
+        return same_partition()
+    return dg.StaticPartitionMapping({key: keys if key in shared else [key] for key in keys})
+
+
 def these_series(keys: Iterable[str]) -> dg.PartitionMapping:
     """An unpartitioned asset depends on these series; keys were checked against series.yaml."""
     return dg.SpecificPartitionsPartitionMapping(list(keys))

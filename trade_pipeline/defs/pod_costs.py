@@ -20,10 +20,10 @@ from trade_pipeline.compute.runpod.connection import connect
 from trade_pipeline.compute.runpod.lease import Lease
 from trade_pipeline.compute.runpod.plan import volume_alert, volume_of, volume_usd_month
 from trade_pipeline.compute.runpod.reaper import Reconciled, reconcile
-from trade_pipeline.defs.checks import column_schema, rows_table
+from trade_pipeline.defs.checks import rows_table
+from trade_pipeline.defs.operations import daily, measured_table, measurement
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.settings.compute import RunPodComputeSettings
-from trade_pipeline.storage.frames import content_hash
 
 CRON = "20 6 * * *"  # daily; RunPod's bill of yesterday is there by then
 MOMENT = pl.Datetime("ms", "UTC")
@@ -66,15 +66,11 @@ def build_pod_assets(
 ) -> PodAssets:
     """The assets over all computes of kind runpod, which share one account and one ledger."""
 
-    @dg.asset(
-        name="pod_costs",
-        code_version="1",
-        io_manager_key="frames",
-        group_name="operations",
-        kinds={"polars"},
-        description="One row a pod since the first of last month: its cost by the ledger and by "
-        "RunPod's bill, which lags by hours.",
-        metadata={"dagster/column_schema": column_schema(COSTS)},
+    @measured_table(
+        "pod_costs",
+        COSTS,
+        "One row a pod since the first of last month: its cost by the ledger and by RunPod's bill, "
+        "which lags by hours.",
     )
     def pod_costs(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[Any]:
         connection = connect(next(iter(computes.values())), store.path, os.environ)
@@ -83,11 +79,9 @@ def build_pod_assets(
         rows = reconcile(connection.api, connection.ledger, _midnight(since), now)
         runs = _experiments(context.instance, {row.run for row in rows}, experiments)
         table = cost_table(rows, connection.ledger.leases(), runs, now)
-        return dg.MaterializeResult(
-            value=table,
-            data_version=dg.DataVersion(content_hash(table)),
-            metadata={
-                "dagster/row_count": table.height,
+        return measurement(
+            table,
+            {
                 "USD today": spent(table, _midnight(now)),
                 "USD this month": spent(table, _midnight(now).replace(day=1)),
                 "USD billed in all": float(table["billed_usd"].sum()),
@@ -96,25 +90,19 @@ def build_pod_assets(
             },
         )
 
-    @dg.asset(
-        name="volume_storage",
-        code_version="1",
-        io_manager_key="frames",
-        group_name="operations",
-        kinds={"polars"},
-        description="Size and monthly price of the network volumes that computes name; a volume "
-        "costs by what is allocated, full or not.",
-        metadata={"dagster/column_schema": column_schema(VOLUMES)},
+    @measured_table(
+        "volume_storage",
+        VOLUMES,
+        "Size and monthly price of the network volumes that computes name; a volume costs by what "
+        "is allocated, full or not.",
     )
     def volume_storage(store: Store) -> dg.MaterializeResult[Any]:
         connections = [connect(one, store.path, os.environ) for one in computes.values()]
         named = [volume_of(one.settings, connections[0].volumes) for one in connections]
         table = volume_table([volume for volume in named if volume is not None])
-        return dg.MaterializeResult(
-            value=table,
-            data_version=dg.DataVersion(content_hash(table)),
-            metadata={
-                "dagster/row_count": table.height,
+        return measurement(
+            table,
+            {
                 "GB": int(table["size_gb"].sum()),
                 "USD a month": float(table["usd_month"].sum()),
                 "volumes": rows_table(table.to_dicts()),
@@ -140,13 +128,7 @@ def build_pod_assets(
         selection=dg.AssetSelection.assets(pod_costs, volume_storage),
         description="What pods and volumes cost; asks RunPod and changes nothing there.",
     )
-    schedule = dg.ScheduleDefinition(
-        name="measure_pods_daily",
-        job=job,
-        cron_schedule=CRON,
-        execution_timezone="UTC",
-        description="Every day, what pods and network volumes cost.",
-    )
+    schedule = daily(job, CRON, "Every day, what pods and network volumes cost.")
     return PodAssets(pod_costs, volume_storage, size, job, schedule)
 
 

@@ -282,7 +282,7 @@ def _round(
         except RunPodError as error:
             failures.append(f"deployment {deployment.name}: {type(error).__name__}: {error}")
             continue
-        for one in reaped:
+        for one in (one for one in reaped if one.outcome != "young"):  # the next tick is soon
             (lines if one.error is None else failures).append(told(one))
             if isinstance(one.error, PodMayStillBeBilling):
                 billing = one.error.pod_id

@@ -1,8 +1,9 @@
 """The retrain sensor: trains again when the rows that an experiment selects have changed.
 
 New bars alone start nothing. Per experiment with `retrain` other than manual, the cursor keeps
-the hash of the rows last acted on; the dataset is rebuilt first, then every trial, then the
-report, each step once the one before has succeeded. Start at `next_step`, which is pure.
+the hash of the rows last acted on; the dataset is rebuilt first, then the regimes of every fold
+where it has some, then every trial, then the report, each step once the one before has succeeded.
+Start at `next_step`, which is pure.
 """
 
 import json
@@ -27,7 +28,7 @@ from trade_pipeline.storage.frames import content_hash, read_frame
 INTERVAL_S = 300
 REQUEST_TAG = "trade_pipeline/retrain"
 
-Step = Literal["idle", "dataset", "trials", "report", "failed"]
+Step = Literal["idle", "dataset", "regimes", "trials", "report", "failed"]
 Outcome = Literal["absent", "running", "succeeded", "failed"]
 
 
@@ -54,7 +55,7 @@ class Facts(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A run to start: the step and, for trials, the partition."""
+    """A run to start: the step and, for trials and regimes, the partition."""
 
     step: str
     partition: str | None
@@ -91,9 +92,12 @@ def next_step(
         return state._replace(step="failed"), [], f"its {state.step} failed; waits for new rows"
     if state.step == "report":
         return state._replace(step="idle"), [], "it is trained on its present rows"
-    if state.step == "dataset":
+    if state.step == "dataset" and experiment.regimes is not None:
+        requests = [Request("regimes", key) for key in experiment.fold_keys]
+        return state._replace(step="regimes"), requests, "its dataset is built; regimes start"
+    if state.step in ("dataset", "regimes"):
         requests = [Request("trials", key) for key in experiment.trials()]
-        return state._replace(step="trials"), requests, "its dataset is built; trials start"
+        return state._replace(step="trials"), requests, f"its {state.step} is built; trials start"
     return state._replace(step="report"), [Request("report", None)], "its trials are done"
 
 
@@ -119,9 +123,11 @@ def selected_rows_hash(store: Path, experiment: ExperimentSettings) -> str | Non
 def build_jobs(
     name: str, assets: Mapping[str, dg.AssetsDefinition], leaderboard: dg.AssetsDefinition
 ) -> dict[str, UnresolvedAssetJobDefinition]:
-    """Jobs of an experiment by step: dataset; policy and backtest of a trial; report."""
+    """Jobs of an experiment by step: dataset; regimes of a fold; a trial; report."""
+    regimes = [assets[name] for name in ("regime_model", "regimes") if name in assets]
     selections = {
         "dataset": [assets["dataset"]],
+        **({"regimes": regimes} if regimes else {}),
         "trials": [assets["policy"], assets["backtest"]],
         "report": [assets["report"], leaderboard],
     }
@@ -185,7 +191,8 @@ def _facts(
         runs = context.instance.get_runs(
             dg.RunsFilter(tags={REQUEST_TAG: _request_name(name, state, step)})
         )
-        wanted = len(experiment.trials()) if step == "trials" else 1
+        several = {"trials": len(experiment.trials()), "regimes": experiment.folds}
+        wanted = several.get(step, 1)
         latest: dict[str | None, dg.DagsterRunStatus] = {}
         for run in runs:  # newest first: a trial that was repeated counts by its last run
             latest.setdefault(run.tags.get(PARTITION_NAME_TAG), run.status)

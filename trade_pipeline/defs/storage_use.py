@@ -8,10 +8,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
 
-from trade_pipeline.defs.checks import column_schema
+from trade_pipeline.defs.operations import daily, measured_table, measurement
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.settings.project import Project
-from trade_pipeline.storage.frames import content_hash
 from trade_pipeline.storage.usage import SCHEMA, usage
 
 CRON = "40 5 * * *"  # daily, before the imports of the morning
@@ -29,34 +28,22 @@ class StorageUse(NamedTuple):
 def build_storage_use(project: Project) -> StorageUse:
     """The asset over all series, feature sets and experiments of a project."""
 
-    @dg.asset(
-        name="storage_use",
-        code_version="1",
-        io_manager_key="frames",
-        group_name="operations",
-        kinds={"polars"},
-        description="Bytes on the disk of each series and experiment; its plots show the growth.",
-        metadata={"dagster/column_schema": column_schema(SCHEMA)},
+    @measured_table(
+        "storage_use",
+        SCHEMA,
+        "Bytes on the disk of each series and experiment; its plots show the growth.",
     )
     def storage_use(store: Store) -> dg.MaterializeResult[Any]:
         table = usage(store.path, project.series, project.feature_sets, project.experiments)
         named = table.group_by("name", maintain_order=True).agg(pl.col("bytes").sum()).rows()
-        return dg.MaterializeResult(
-            value=table,
-            data_version=dg.DataVersion(content_hash(table)),
-            metadata={
-                "dagster/row_count": table.height,
+        return measurement(
+            table,
+            {
                 "MB in all": int(table["bytes"].sum()) / MB,
                 **{f"MB {name or 'of the rest'}": taken / MB for name, taken in named},
             },
         )
 
     job = dg.define_asset_job("measure_storage", selection=dg.AssetSelection.assets(storage_use))
-    schedule = dg.ScheduleDefinition(
-        name="measure_storage_daily",
-        job=job,
-        cron_schedule=CRON,
-        execution_timezone="UTC",
-        description="Every day, how much room each series and experiment takes.",
-    )
+    schedule = daily(job, CRON, "Every day, how much room each series and experiment takes.")
     return StorageUse(storage_use, job, schedule)

@@ -60,6 +60,7 @@ def train_trial(
     store: Store = context.resources.store
     compute: Any = getattr(context.resources, compute_key(experiment.compute))
     dataset = bundles.current(layout.experiment_bundle(store.path, name, "dataset"))
+    regime_model = current_regime_model(store.path, name, experiment, trial)
     staging = bundles.staging(store.path, f"{name}-policy-{trial.key}")
     started = time.monotonic()
     with discarded_on_failure(staging):
@@ -73,6 +74,7 @@ def train_trial(
                 **provenance(context.run.run_id),
                 "recipe": recipe.recorded(dataset),
             },
+            regime_model=regime_model,
         )
         entry = ledger.entry(
             name,
@@ -81,13 +83,14 @@ def train_trial(
             dataset_version=dataset.path.name,
             run=context.run.run_id,
             began=datetime.now(UTC),
+            regimes=experiment.regimes,
         )
         with _entered(store.path, entry) as attempt:
             task = Task(
                 TRAINING_TASK,
                 spec,
                 staging.path,
-                inputs=(dataset,),
+                inputs=(dataset,) if regime_model is None else (dataset, regime_model),
                 checkpoint=layout.checkpoint(store.path, name, trial.key),
             )
             result = compute.run_task(context, task)
@@ -96,6 +99,16 @@ def train_trial(
     seconds = round(time.monotonic() - started, 1)
     metrics = {**result["metrics"], **result.get("pod", {}), "seconds": seconds}
     return TrainedTrial(BundleReference(staging, result["version"]), metrics)
+
+
+def current_regime_model(
+    store: Path, name: str, experiment: ExperimentSettings, trial: Trial
+) -> ArtifactLocation | None:
+    """The regimes of a trial's fold; None for an experiment without. Raises `StorageError`."""
+    if experiment.regimes is None:
+        return None
+    fold = experiment.fold_keys[trial.fold]
+    return bundles.current(layout.experiment_bundle(store, name, "regime_model", fold))
 
 
 def training_pictures(policy: ArtifactLocation, title: str) -> dict[str, dg.MetadataValue]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from trade_pipeline.features.indicators import Array
+from trade_pipeline.features.indicator import TIMES, Array
+from trade_pipeline.features.plugins.specification import told
 from trade_pipeline.features.registry import FeatureSet, Member
 
 TS = pl.Datetime("ms", "UTC")
@@ -26,8 +27,9 @@ def feature_table(segments: Sequence[pl.DataFrame], feature_set: FeatureSet) -> 
 
     Args:
         segments: frames in order of time, each of contiguous bars: `ts` Datetime(ms, UTC) and
-            Float64 `open high low close volume`, prices already adjusted; other columns are
-            ignored. One not longer than the lookback gives no rows.
+            Float64 `open high low close volume`, prices already adjusted; where members read
+            them also `close_ts` and columns of other series (`references.with_references`); other
+            columns are ignored. One not longer than the lookback gives no rows.
         feature_set: see `registry.resolve`.
 
     Returns:
@@ -55,7 +57,7 @@ def _segment_table(segment: pl.DataFrame, feature_set: FeatureSet, label: str) -
         raise FeatureError(f"{label}: ts is {times.dtype}; cast it to Datetime in ms, UTC.")
     _check_order(times, label)
     lookback = feature_set.lookback
-    wanted = sorted({name for member in feature_set.members for name in member.indicator.inputs})
+    wanted = sorted({name for member in feature_set.members for name in member.inputs})
     bars = {name: _input(segment, name, label) for name in wanted}
     if times.len() <= lookback:
         return _empty_table(feature_set)
@@ -79,7 +81,10 @@ def _segment_table(segment: pl.DataFrame, feature_set: FeatureSet, label: str) -
 
 def _input(segment: pl.DataFrame, name: str, label: str) -> Array:
     """One column as float64, checked: a single NaN would poison the rest of the segment."""
-    column = segment[name].cast(pl.Float64)
+    if name not in segment.columns:
+        raise FeatureError(f"{label}: its bars have no column {name}, which an indicator reads.")
+    column = segment[name].dt.epoch("ms") if name in TIMES else segment[name]
+    column = column.cast(pl.Float64)
     values = column.fill_null(np.nan).to_numpy()
     wrong = np.flatnonzero(~np.isfinite(values))
     if wrong.size:
@@ -88,15 +93,24 @@ def _input(segment: pl.DataFrame, name: str, label: str) -> Array:
             f"{label}, row {row} ({segment['ts'][row]}): {name} is {column[row]}; features need "
             "finite bars. End the segment before it or correct the bar."
         )
+    values.flags.writeable = False  # members share it
     return values
 
 
 def _outputs(member: Member, bars: dict[str, Array], label: str) -> dict[str, Array]:
     """Compute one member and hold it to its declaration."""
-    inputs = {name: bars[name] for name in member.indicator.inputs}
-    outputs = member.indicator.compute(inputs, member.parameters)
+    inputs = {name: bars[name] for name in member.inputs}
+    try:
+        outputs = member.compute(inputs)
+        got = {name: values.shape for name, values in outputs.items()}
+    except Exception as error:
+        if member.plugin is None:
+            raise
+        raise FeatureError(
+            f"{label}: plug-in indicator {member.indicator.name!r} fails: {told(error)}. Correct "
+            "it; `trade-pipeline indicators check` shows where."
+        ) from error
     shape = next(iter(inputs.values())).shape
-    got = {name: values.shape for name, values in outputs.items()}
     if got != dict.fromkeys(member.names, shape):
         raise FeatureError(
             f"{label}: indicator {member.indicator.name!r} gave {got}; it declares "

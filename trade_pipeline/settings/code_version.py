@@ -17,12 +17,13 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def code_version(configuration: Mapping[str, Any], implementations: Mapping[str, int]) -> str:
+def code_version(configuration: Mapping[str, Any], implementations: Mapping[str, int | str]) -> str:
     """Hash of resolved configuration and the `IMPLEMENTATION` number of each part used.
 
     Args:
         configuration: JSON-able values, defaults filled in.
-        implementations: part name (source, indicator, kernel, trainer) to its integer.
+        implementations: part name (source, indicator, kernel, trainer) to its integer; of a
+            plug-in to a text that changes with its code.
 
     Returns:
         16 hexadecimal digits of a SHA-256.

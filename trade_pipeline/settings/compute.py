@@ -5,11 +5,17 @@ Secrets are no settings: `RUNPOD_API_KEY` and the S3 key pair come from the envi
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, RootModel, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from trade_pipeline.settings.base import Settings, read_settings
+from trade_pipeline.settings.base import (
+    Settings,
+    SettingsError,
+    closest,
+    parse_settings,
+    read_yaml,
+)
 
 SECRET_REFERENCE = re.compile(r"\{\{ RUNPOD_SECRET_[A-Za-z0-9_]+ \}\}")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
@@ -141,17 +147,20 @@ class RunPodComputeSettings(Settings):
         return self
 
 
-class _AnyCompute(
-    RootModel[Annotated[LocalComputeSettings | RunPodComputeSettings, Field(discriminator="kind")]]
-):
-    """What a file of `configs/compute` may hold."""
-
-
 ComputeSettings = LocalComputeSettings | RunPodComputeSettings
+_KINDS: dict[str, type[ComputeSettings]] = {
+    "local": LocalComputeSettings,
+    "runpod": RunPodComputeSettings,
+}
 
 
 def read_compute(path: Path) -> ComputeSettings:
     """Read one file of `configs/compute`. Raises `SettingsError`."""
-    found: Any = read_settings(path, _AnyCompute)
-    settings: ComputeSettings = found.root
-    return settings
+    content = read_yaml(path)
+    if not isinstance(content, dict) or "kind" not in content:
+        raise SettingsError(f"{path}: key 'kind' is missing; add it: {' or '.join(_KINDS)}.")
+    kind = str(content["kind"])
+    if kind not in _KINDS:
+        raise SettingsError(f"{path}: key 'kind' is {kind!r}.{closest(kind, list(_KINDS))}")
+    # By its kind, not as a union: pydantic would put the kind before each key that it names.
+    return parse_settings(content, _KINDS[kind], str(path))

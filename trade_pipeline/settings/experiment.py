@@ -23,6 +23,7 @@ from trade_pipeline.settings.overrides import (
     swept,
 )
 from trade_pipeline.settings.promotion import PromotionSettings
+from trade_pipeline.settings.regimes import RegimeSettings
 from trade_pipeline.settings.search import SearchSettings
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
@@ -32,6 +33,7 @@ RESERVED_NAMES = frozenset(
         "checkpoints",
         "features",
         "imported",
+        "indicators",
         "leaderboard",
         "ledger",
         "manifest",
@@ -191,6 +193,9 @@ class ExperimentSettings(Settings):
         default=(FlatBaseline(kind="flat"), BuyAndHoldBaseline(kind="buy_and_hold"))
     )
     promotion: PromotionSettings = PromotionSettings()
+    regimes: RegimeSettings | None = Field(
+        default=None, description="States of the market, fitted on each fold's training part."
+    )
     search: SearchSettings | None = Field(
         default=None, description="Settings to look for; needs the extra `search`."
     )
@@ -242,6 +247,9 @@ class ExperimentSettings(Settings):
             raise ValueError(f"from {self.start} must come before to {self.end}")
         if self.final_from is not None and not self.start < self.final_from < self.end:
             raise ValueError(f"final_from {self.final_from} must lie between from and to")
+        if self.regimes is not None and self.regimes.series not in (None, *self.series):
+            known = closest(self.regimes.series or "", list(self.series))
+            raise ValueError(f"regimes.series {self.regimes.series!r} is not listed.{known}")
         self.promotion.check_baselines([one.kind for one in self.baselines])
         for name in self.variants:
             environment, algorithm = self.variant(name)
@@ -274,6 +282,11 @@ class ExperimentSettings(Settings):
     def folds(self) -> int:
         """Number of folds of the splits."""
         return self.splits.folds if isinstance(self.splits, WalkForward) else 1
+
+    @property
+    def fold_keys(self) -> tuple[str, ...]:
+        """Partitions of what there is one of a fold: `f0`, `f1` and so on."""
+        return tuple(f"f{fold}" for fold in range(self.folds))
 
     def trials(self) -> dict[str, Trial]:
         """All trials by partition key, variants outermost."""

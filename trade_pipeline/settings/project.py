@@ -22,6 +22,8 @@ from trade_pipeline.settings.series import SeriesSettings, find_series, read_ser
 
 CONFIGS_VARIABLE = "TRADE_PIPELINE_CONFIGS"
 STORE_VARIABLE = "TRADE_PIPELINE_STORE"
+INDICATORS_VARIABLE = "TRADE_PIPELINE_INDICATORS"
+INDICATORS = "indicators"  # folder of drop-in files in configs/, unless the variable says another
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,27 @@ class Places:
     configs: Path
     store: Path
     bucket: BucketSettings | None = None  # of which the store is a cache
+    indicators: Path | None = None  # of drop-in files; None: `indicators` inside configs
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Places":
-        """Read `TRADE_PIPELINE_CONFIGS`, `TRADE_PIPELINE_STORE`, and `TRADE_PIPELINE_S3`.
+        """Read `TRADE_PIPELINE_CONFIGS`, `_STORE`, `_S3`, and `_INDICATORS`.
 
-        Defaults: `configs` and `store` of the working folder, and no bucket.
+        Defaults: `configs` and `store` of the working folder, no bucket, and drop-in files in
+        `indicators` of configs.
         """
+        indicators = environment.get(INDICATORS_VARIABLE)
         return cls(
             configs=Path(environment.get(CONFIGS_VARIABLE, "configs")).resolve(),
             store=Path(environment.get(STORE_VARIABLE, "store")).resolve(),
             bucket=BucketSettings.from_environment(environment),
+            indicators=Path(indicators).resolve() if indicators else None,
         )
+
+    @property
+    def indicator_files(self) -> Path:
+        """Folder of drop-in files; need not exist."""
+        return self.configs / INDICATORS if self.indicators is None else self.indicators
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Project:
     experiments: dict[str, ExperimentSettings]
     compute: dict[str, ComputeSettings]
     presets: dict[str, Preset] = field(default_factory=dict)
+    indicators: Path | None = None  # folder of drop-in files; None: there are none
 
     @property
     def base(self) -> Path:
@@ -62,8 +74,12 @@ class Project:
         return self.configs.parent
 
 
-def read_project(configs: Path) -> Project:
+def read_project(configs: Path, indicators: Path | None = None) -> Project:
     """Read and cross-check every file of a configs folder.
+
+    Args:
+        configs: the folder.
+        indicators: of drop-in files; default: `indicators` inside configs.
 
     Raises:
         SettingsError: a file is wrong, or names a series, feature set or compute that is absent.
@@ -88,7 +104,8 @@ def read_project(configs: Path) -> Project:
         _must_exist(path, "features", experiment.features, feature_sets)
         _must_exist(path, "compute", experiment.compute, compute)
         experiments[path.stem] = experiment
-    return Project(configs, series, feature_sets, experiments, compute, presets)
+    folder = configs / INDICATORS if indicators is None else indicators
+    return Project(configs, series, feature_sets, experiments, compute, presets, folder)
 
 
 def _files(configs: Path, folder: str) -> list[Path]:

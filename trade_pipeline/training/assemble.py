@@ -45,6 +45,7 @@ def assemble_dataset(
             SeriesInput(project.series[key], read_grids(store, project.series[key]), features)
         )
         versions[f"features/{experiment.features}|{key}"] = content_hash(features)
+    for key in dict.fromkeys((*experiment.series, *feature_set.references)):
         versions[f"manifest|{key}"] = json_hash(read_json(layout.manifest(store, key)))
         for year, version in read_manifest(store, key).partition_hashes.items():
             versions[f"ohlcv|{key}|{year}"] = version

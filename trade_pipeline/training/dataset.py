@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,9 @@ from trade_pipeline.storage.bundles import BundleReference, seal, verify
 from trade_pipeline.storage.documents import read_json, write_json
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.splits import Fold, Rows, Span, SplitError, final_period, folds
+
+if TYPE_CHECKING:
+    from trade_pipeline.training.regimes import Regimes
 
 # Raised when `splits` cuts other rows, too.
 IMPLEMENTATION = 1
@@ -65,6 +68,8 @@ class Dataset:
         segments: int64 [S, 2]: rows [a, b) without a gap in any instrument.
         final: int64 [K, 2]: segments of the period that no fold touches.
         version: the bundle's version; empty before it is written.
+        regimes: the model of a fold, see `regimes.with_regimes`; part of no bundle.
+        regime_labels: int8 [T] most likely state of each row, with it.
     """
 
     ts: NDArray[np.int64]
@@ -88,6 +93,8 @@ class Dataset:
     days_per_year: float
     input_versions: Mapping[str, str]
     version: str = ""
+    regimes: "Regimes | None" = None
+    regime_labels: NDArray[np.int8] | None = None
 
     @cached_property
     def market(self) -> Market:

@@ -5,7 +5,7 @@ a checkpoint. Start at `Learning.run`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 import numpy as np
@@ -223,7 +223,7 @@ class Learning:
         kind, settings = self._algorithm.kind, self._algorithm.evaluation
         weights = _arrays(policy_weights(self.model, kind))
         account = _account_statistics(self.model)
-        normalizer = Normalizer(self._normalizer.mean, self._normalizer.std, account)
+        normalizer = replace(self._normalizer, account=account)
         runner = PolicyRunner(self._specification, normalizer, weights)
         equity, fills = evaluate(
             runner, self._market, self._features, self._validation, self._environment

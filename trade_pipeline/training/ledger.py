@@ -24,6 +24,7 @@ from trade_pipeline.settings.algorithm import AlgorithmSettings
 from trade_pipeline.settings.base import Settings, SettingsError, parse_settings
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.settings.experiment import Trial
+from trade_pipeline.settings.regimes import RegimeSettings
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.documents import json_hash, read_json, write_json
 from trade_pipeline.storage.location import ArtifactLocation, StorageError
@@ -79,9 +80,14 @@ class Tried(NamedTuple):
     configurations: int  # dataset version, configuration
 
 
-def configuration_hash(environment: EnvironmentSettings, algorithm: AlgorithmSettings) -> str:
+def configuration_hash(
+    environment: EnvironmentSettings,
+    algorithm: AlgorithmSettings,
+    regimes: RegimeSettings | None = None,
+) -> str:
     """Hash of a resolved configuration: 64 hexadecimal digits."""
-    return json_hash([environment.model_dump(mode="json"), algorithm.model_dump(mode="json")])
+    parts = [environment, algorithm] if regimes is None else [environment, algorithm, regimes]
+    return json_hash([part.model_dump(mode="json") for part in parts])
 
 
 def entry(
@@ -92,6 +98,7 @@ def entry(
     dataset_version: str,
     run: str,
     began: datetime,
+    regimes: RegimeSettings | None = None,
 ) -> Entry:
     """What to enter for a trial.
 
@@ -103,12 +110,13 @@ def entry(
         dataset_version: that it trains on.
         run: who trains it, such as a run's id; for people who look it up.
         began: now, with a time zone.
+        regimes: of the experiment, where it has them.
     """
     return Entry(
         experiment=experiment,
         trial=trial.key,
         dataset_version=dataset_version,
-        configuration=configuration_hash(environment, algorithm),
+        configuration=configuration_hash(environment, algorithm, regimes),
         seed=trial.seed,
         fold=trial.fold,
         run=run,

@@ -34,7 +34,10 @@ def write_onnx(location: ArtifactLocation, version: str, target: Path) -> None:
     Inputs: `window` float32 [1, W * C] of scaled features bar by bar and `account` float32 [1, A];
     with a memory also `hidden` and `cell`, float32 [1, 1, size], zeros at first. Outputs:
     `outputs` float32 [1, L]; with a memory `new_hidden` and `new_cell`. The file's metadata says
-    as JSON how features are scaled and how outputs become an action.
+    as JSON how features are scaled and how outputs become an action: with `scaling`'s `ranks`, as
+    scaling `rank` has them, feature f of instrument n is first
+    `np.interp(feature, ranks["knots"][n][f], ranks["scores"][n][f])`; each then becomes
+    `(feature - mean[n][f]) / std[n][f]`.
 
     Args:
         location: folder of the bundle's version.
@@ -57,14 +60,15 @@ def write_onnx(location: ArtifactLocation, version: str, target: Path) -> None:
     specification = runner.specification
     graph = _Graph(specification["network"], weights, runner.normalizer)
     model = graph.model()
-    scaling = runner.normalizer.document()
+    statistics = runner.normalizer.document()
+    scaling = {name: value for name, value in statistics.items() if name != "account"}
     onnx.helper.set_model_props(
         model,
         {
             "version": version,
             "observation": json.dumps(specification["observation"]),
             "action": json.dumps(specification["action"]),
-            "scaling": json.dumps({"mean": scaling["mean"], "std": scaling["std"]}),
+            "scaling": json.dumps(scaling),
         },
     )
     onnx.checker.check_model(model, full_check=True)

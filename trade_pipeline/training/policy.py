@@ -39,6 +39,7 @@ from trade_pipeline.training.inference import (
 )
 from trade_pipeline.training.normalizer import NORMALIZER, AccountStatistics, Normalizer
 from trade_pipeline.training.policy_documents import PolicyError
+from trade_pipeline.training.regimes import Regimes, with_regimes
 
 __all__ = [
     "DETERMINISTIC",
@@ -148,13 +149,21 @@ class PolicyRunner:
         )
         return cls(specification, normalizer, weights)
 
+    @property
+    def regimes(self) -> Regimes | None:
+        """The regimes of its fold, where it was trained with them."""
+        document = self.specification.get("regimes")
+        return None if document is None else Regimes.parse(document, SPEC)
+
     def features(self, dataset: Dataset) -> FloatArray:
         """The dataset's features as this policy sees them: scaled, float32 [T, N * F].
 
         Raises:
             PolicyError: the dataset has other features or another number of instruments.
+            ValueError: it has no inputs for the regimes that the policy was trained with.
         """
         wanted = self.specification["observation"]
+        dataset = with_regimes(dataset, self.regimes)
         names, instruments = list(dataset.feature_names), len(dataset.instruments)
         if names != wanted["feature_names"] or instruments != len(wanted["instruments"]):
             raise PolicyError(

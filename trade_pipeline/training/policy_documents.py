@@ -14,9 +14,12 @@ import safetensors
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from trade_pipeline.features.regimes.model import RegimeDocument
 from trade_pipeline.settings.algorithm import AlgorithmSettings
 from trade_pipeline.settings.base import Settings
 from trade_pipeline.settings.environment import EnvironmentSettings
+from trade_pipeline.settings.features import Scaling
+from trade_pipeline.settings.regimes import RegimeSettings
 from trade_pipeline.simulator.observation import account_columns
 from trade_pipeline.storage.location import ArtifactLocation
 
@@ -39,6 +42,10 @@ NotNegative = Annotated[float, Field(strict=True, ge=0, le=LARGEST)]
 NotNegatives = Annotated[tuple[NotNegative, ...], Field(max_length=2**20)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=LARGEST)]
 Positives = Annotated[tuple[Positive, ...], Field(max_length=2**20)]
+MOST_KNOTS = 256  # of one feature
+Knots = Annotated[tuple[Number, ...], Field(min_length=1, max_length=MOST_KNOTS)]
+Score = Annotated[float, Field(strict=True, ge=-10, le=10)]  # 10 deviations: beyond any rank
+Scores = Annotated[tuple[Score, ...], Field(min_length=1, max_length=MOST_KNOTS)]
 
 
 class PolicyError(ValueError):
@@ -51,7 +58,7 @@ class ObservationDocument(Settings):
     window: Size
     instruments: Annotated[tuple[Text, ...], Field(min_length=1, max_length=10_000)]
     feature_names: Annotated[tuple[Text, ...], Field(min_length=1, max_length=10_000)]
-    scaling: Literal["none", "standard"]
+    scaling: Scaling
     lookback: WholeNumber
 
 
@@ -160,10 +167,18 @@ class ConfigurationDocument(Settings):
     algorithm: AlgorithmSettings
 
 
+class RegimesDocument(Settings):
+    """The regimes of its fold; see `regimes.Regimes`."""
+
+    settings: RegimeSettings
+    model: RegimeDocument
+
+
 class PolicySpecification(ActingDocument):
     """`spec.json`: all that a policy's bytes depend on, and all that loading it needs."""
 
     dataset_version: Text
+    regimes: RegimesDocument | None = None  # absent where the experiment has none
     configuration: ConfigurationDocument
     fold: WholeNumber
     seed: WholeNumber
@@ -181,12 +196,44 @@ class AccountDocument(Settings):
     clip: Positive
 
 
+class RanksDocument(Settings):
+    """Knots of each feature of each instrument, and the score at each of them."""
+
+    knots: Annotated[
+        tuple[Annotated[tuple[Knots, ...], Field(max_length=2**20)], ...],
+        Field(max_length=10_000),
+    ]
+    scores: Annotated[
+        tuple[Annotated[tuple[Scores, ...], Field(max_length=2**20)], ...],
+        Field(max_length=10_000),
+    ]
+
+    @model_validator(mode="after")
+    def _scores_grow_with_knots(self) -> "RanksDocument":
+        if [len(row) for row in self.knots] != [len(row) for row in self.scores]:
+            raise ValueError("knots and scores must be of the same instruments and features")
+        for instrument, rows in enumerate(zip(self.knots, self.scores, strict=True)):
+            for feature, (knots, scores) in enumerate(zip(*rows, strict=True)):
+                where = f"of instrument {instrument}, feature {feature}"
+                if len(knots) != len(scores):
+                    raise ValueError(
+                        f"{len(knots)} knots but {len(scores)} scores {where}; one each is needed"
+                    )
+                # As they are used: two numbers may be the same float32.
+                if (np.diff(np.array(knots, np.float32)) <= 0).any():
+                    raise ValueError(f"knots {where} must increase, each a float32 of its own")
+                if (np.diff(np.array(scores, np.float32)) < 0).any():
+                    raise ValueError(f"scores {where} must not decrease")
+        return self
+
+
 class NormalizerDocument(Settings):
-    """`normalizer.json`."""
+    """`normalizer.json`; `ranks` is there with scaling `rank` alone."""
 
     mean: Annotated[tuple[Numbers, ...], Field(max_length=10_000)]
     std: Annotated[tuple[Positives, ...], Field(max_length=10_000)]
     account: AccountDocument | None
+    ranks: RanksDocument | None = None
 
     @field_validator("mean", "std")
     @classmethod
@@ -194,6 +241,18 @@ class NormalizerDocument(Settings):
         if len({len(row) for row in rows}) != 1:
             raise ValueError("rows, one an instrument, must be there and of the same length")
         return rows
+
+    @model_validator(mode="after")
+    def _ranks_stand_alone(self) -> "NormalizerDocument":
+        if self.ranks is None:
+            return self
+        if [len(row) for row in self.ranks.knots] != [len(row) for row in self.mean]:
+            raise ValueError("ranks must have the instruments and features of mean")
+        if any(x != 0 for row in self.mean for x in row) or any(
+            x != 1 for row in self.std for x in row
+        ):
+            raise ValueError("beside ranks every mean must be 0 and every std 1")
+        return self
 
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -286,10 +345,10 @@ def read_weights(
 
 
 def check_normalizer(normalizer: "Normalizer", specification: Mapping[str, Any]) -> None:
-    """Refuse statistics of other features or another account.
+    """Refuse statistics of other features, another account or another scaling.
 
     Raises:
-        PolicyError: names both shapes.
+        PolicyError: names both shapes, or the scaling.
     """
     seen = specification["observation"]
     wanted = (len(seen["instruments"]), len(seen["feature_names"]))
@@ -309,6 +368,12 @@ def check_normalizer(normalizer: "Normalizer", specification: Mapping[str, Any])
             )
     if not (normalizer.std > 0).all():
         raise PolicyError("normalizer: std holds a deviation that a float32 rounds to 0.")
+    if (normalizer.ranks is not None) != (seen["scaling"] == "rank"):
+        holds = "no ranks" if normalizer.ranks is None else "ranks"
+        raise PolicyError(
+            f"normalizer: holds {holds}, but the policy's scaling is {seen['scaling']}; train the "
+            "policy again."
+        )
 
 
 def _check_size(network: MLPDocument | CNNDocument | LSTMDocument) -> None:

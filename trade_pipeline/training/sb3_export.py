@@ -80,8 +80,11 @@ def write_sb3(location: ArtifactLocation, target: Path) -> None:
     """Write a policy bundle as a zip for `PPO.load` and its kin.
 
     The loaded model takes observations `window` float32 [W, C], features scaled as the bundle's
-    `normalizer.json` says, and `account` float32 [A]. All weights, critics included, and gamma are
-    those of the bundle; what else concerns learning is as SB3 has it by default.
+    `normalizer.json` says, and `account` float32 [A]. The zip scales no features, whatever the
+    scaling: for its user feature f of instrument n is first, where there are `ranks`,
+    `np.interp(feature, ranks["knots"][n][f], ranks["scores"][n][f])`, and then
+    `(feature - mean[n][f]) / std[n][f]`. All weights, critics included, and gamma are those of the
+    bundle; what else concerns learning is as SB3 has it by default.
 
     Args:
         location: folder of the bundle's version.

@@ -19,6 +19,7 @@ def specification(
     dataset: ArtifactLocation,
     staging: ArtifactLocation,
     provenance: Mapping[str, Any],
+    regime_model: ArtifactLocation | None = None,
     save_every_s: float = SAVE_EVERY_S,
 ) -> dict[str, Any]:
     """The JSON-able specification of one training.
@@ -30,6 +31,7 @@ def specification(
         dataset: folder of one version of the dataset bundle.
         staging: empty folder of the same store, for the policy bundle.
         provenance: JSON-able facts of the run, for `provenance.json`.
+        regime_model: folder of one version of the fold's model, for an experiment with regimes.
         save_every_s: seconds between checkpoints.
     """
     return {
@@ -39,6 +41,7 @@ def specification(
         "trial": trial,
         "store": str(dataset.store),
         "dataset": dataset.key,
+        "regime_model": None if regime_model is None else regime_model.key,
         "staging": staging.key,
         "provenance": dict(provenance),
         "save_every_s": save_every_s,

@@ -14,6 +14,7 @@ from trade_pipeline.storage import layout
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.callbacks import Progress
 from trade_pipeline.training.dataset import load_dataset
+from trade_pipeline.training.regimes import load_regimes, with_regimes
 from trade_pipeline.training.rllib import require_ray
 from trade_pipeline.training.trainer import train
 
@@ -38,7 +39,8 @@ def run(
     Raises:
         TaskError: the specification names no such task or trial.
         SettingsError: the settings are not an experiment's.
-        BundleError: the dataset is not what its index says.
+        BundleError: the dataset or the regime model is not what its index says.
+        StorageError: the regime model was fitted on another dataset.
         TrainingError: nothing usable was learned.
     """
     if task.get("task") != "train":
@@ -54,8 +56,12 @@ def run(
     environment, algorithm = settings.variant(trial.variant)
     if algorithm.kind == "rllib_ppo":
         require_ray(origin)
+    dataset = load_dataset(ArtifactLocation(store, task["dataset"]))
+    if task["regime_model"] is not None:
+        location = ArtifactLocation(store, task["regime_model"])
+        dataset = with_regimes(dataset, load_regimes(location, dataset, trial.fold))
     trained = train(
-        dataset=load_dataset(ArtifactLocation(store, task["dataset"])),
+        dataset=dataset,
         environment=environment,
         algorithm=algorithm,
         trial=trial,

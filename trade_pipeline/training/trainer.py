@@ -7,7 +7,7 @@ commit) are passed in and go into informational members only. Start at `train`.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as package_version
 from platform import python_version
 from typing import Any
@@ -34,6 +34,7 @@ from trade_pipeline.training.dense_update import kernels
 from trade_pipeline.training.learning import Learning, Log, TrainingError
 from trade_pipeline.training.networks import network_specification, torch_threads
 from trade_pipeline.training.policy import DETERMINISTIC, Normalizer, write_policy
+from trade_pipeline.training.regimes import LABEL
 from trade_pipeline.training.specification import SAVE_EVERY_S
 
 __all__ = ["TrainedPolicy", "TrainingError", "train"]
@@ -74,7 +75,8 @@ def train(
     """Train a policy on its fold's training part and write its bundle.
 
     Args:
-        dataset: as loaded from its bundle; its version goes into the specification.
+        dataset: as loaded from its bundle, with the fold's regimes where the experiment has them;
+            its version and they go into the specification.
         environment: of the trial's variant.
         algorithm: of the trial's variant.
         trial: fold and seed; its key is for messages.
@@ -144,7 +146,7 @@ def train(
         "best_frames": float(best.frames),
         "stopped_early": float(learning.stopped_early),
     }
-    scaling = Normalizer(normalizer.mean, normalizer.std, best.account)
+    scaling = replace(normalizer, account=best.account)
     write_policy(staging, best.weights, best.learner, scaling, specification)
     known = {**(provenance or {}), "inputs": dict(dataset.input_versions), "metrics": metrics}
     write_json(staging.child("provenance.json"), known)
@@ -158,7 +160,7 @@ def train(
 def start_labels(
     dataset: Dataset, environment: EnvironmentSettings, trial: Trial
 ) -> NDArray[np.float32] | None:
-    """The feature that episode starts are stratified by, [T], or None where they are not.
+    """The feature or regime that episode starts are stratified by, [T], or None.
 
     Raises:
         TrainingError: no feature has that name.
@@ -166,6 +168,8 @@ def start_labels(
     starts = environment.starts
     if not isinstance(starts, StratifiedStarts):
         return None
+    if starts.label == LABEL and dataset.regime_labels is not None:
+        return dataset.regime_labels.astype(np.float32)
     if starts.label not in dataset.feature_names:
         raise TrainingError(
             f"trial {trial.key}: starts.label {starts.label!r} is no feature; the dataset has "
@@ -208,6 +212,7 @@ def policy_specification(
             algorithm.normalize.account,
         ),
         "dataset_version": dataset.version,
+        **({} if dataset.regimes is None else {"regimes": dataset.regimes.document()}),
         "configuration": {
             "environment": environment.model_dump(mode="json"),
             "algorithm": algorithm.model_dump(mode="json"),

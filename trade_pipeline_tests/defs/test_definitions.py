@@ -113,11 +113,12 @@ def test_what_is_stored_is_checked_before_anything_downstream(shipped: dg.Defini
     of_bars = {"valid_bars", "gaps", "outliers", "source_differences", "fresh"}
     assert names == {
         *((asset, "stored") for asset in data),
+        *((f"features/{name}", "causal") for name in PROJECT.feature_sets),
         *(("ohlcv", name) for name in of_bars),
         ("volume_storage", "size"),
     }
-    stored = [key for key in graph.asset_check_keys if key.name == "stored"]
-    assert all(graph.get_check_spec(key).blocking for key in stored)
+    stops = [key for key in graph.asset_check_keys if key.name in ("stored", "causal")]
+    assert all(graph.get_check_spec(key).blocking for key in stops)
 
 
 def test_loading_the_code_location_imports_nothing_heavy(tmp_path: Path) -> None:

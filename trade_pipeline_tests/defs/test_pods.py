@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -18,7 +19,7 @@ from trade_pipeline.storage import layout
 from trade_pipeline.storage.frames import frame_lock, read_frame
 from trade_pipeline_tests.compute.runpod.leases import anything_goes, intent
 from trade_pipeline_tests.deployment import Deployment
-from trade_pipeline_tests.pod_hosts import PodHost, pod_host
+from trade_pipeline_tests.pod_hosts import PodHost, fresh_host
 from trade_pipeline_tests.small_project import materialize
 
 HOUR = timedelta(hours=1)
@@ -27,8 +28,8 @@ Status = dg.DagsterRunStatus
 
 
 @pytest.fixture
-def host(empty: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodHost]:
-    with pod_host(empty, monkeypatch) as host:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodHost]:
+    with fresh_host(tmp_path / "project", monkeypatch) as host:
         yield host
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.resources
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,13 +12,7 @@ import pytest
 @pytest.fixture(scope="session")
 def apple() -> pl.DataFrame:
     """Real daily bars of AAPL, 2000 to 2013, unadjusted: three splits among 3,270 days."""
-    packed = importlib.resources.files("bokeh_sampledata") / "_data" / "stocks.csv.gz"
-    table = pl.read_csv(gzip.decompress(packed.read_bytes()), try_parse_dates=True)
-    return table.filter(pl.col("Ticker") == "AAPL").select(
-        ts=pl.col("Date").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"),
-        **{name: pl.col(name.title()).cast(pl.Float64) for name in PRICES},
-        volume=pl.col("Volume").cast(pl.Float64),
-    )
+    return sample_days("AAPL")
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +43,54 @@ def still() -> pl.DataFrame:
     return minutes(open=price, high=price, low=price, close=price, volume=np.zeros(400))
 
 
+@pytest.fixture(scope="session")
+def apple_beside(apple: pl.DataFrame) -> pl.DataFrame:
+    """The real daily bars, when each closed, and the closes of two other stocks on those days."""
+    others = {one: sample_days(one) for one in ("MSFT", "IBM")}
+    for bars in others.values():
+        assert bars["ts"].equals(apple["ts"])
+    closes = {f"close@sample.{name}.1d": bars["close"] for name, bars in others.items()}
+    return apple.with_columns(close_ts=pl.col("ts") + pl.duration(hours=21), **closes)
+
+
+@pytest.fixture(scope="session")
+def thin_beside(thin: pl.DataFrame) -> pl.DataFrame:
+    """The thin minutes beside one market that trades each minute and one that hardly ever does."""
+    generator = np.random.default_rng(8)
+    steps = generator.normal(0, 1e-3, (2, thin.height))
+    steps[1, generator.random(thin.height) < 0.99] = 0.0
+    busy, rare = 50 * np.exp(np.cumsum(steps, axis=1))
+    return closing(thin).with_columns(
+        pl.Series("close@sample.MSFT.1d", busy), pl.Series("close@sample.IBM.1d", rare)
+    )
+
+
+@pytest.fixture(scope="session")
+def still_beside(still: pl.DataFrame) -> pl.DataFrame:
+    """The price that never moves beside two others that do not either."""
+    return closing(still).with_columns(
+        pl.lit(7.3).alias("close@sample.MSFT.1d"), pl.lit(1e-3).alias("close@sample.IBM.1d")
+    )
+
+
+@pytest.fixture(scope="session")
+def bitcoin(shared_data: Path) -> pl.DataFrame:
+    """Real one-minute bars of January 2022 without a gap; skips where they are absent.
+
+    The middle of each bar's range stands in for another series.
+    """
+    path = shared_data / "crypto_1m" / "ftx_btc_perp_1m_20211231_20220201.csv.gz"
+    if not path.is_file():
+        pytest.skip(f"no real minutes: {path} is absent")
+    table = pl.read_csv(path, try_parse_dates=True)
+    bars = table.select(
+        pl.col("timestamp").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC").alias("ts"),
+        pl.col(*PRICES, "volume").cast(pl.Float64),
+        ((pl.col("high") + pl.col("low")) / 2).alias("close@sample.MSFT.1d"),
+    )
+    return closing(bars)
+
+
 PRICES = ("open", "high", "low", "close")
 
 
@@ -57,3 +100,19 @@ def minutes(**columns: np.ndarray) -> pl.DataFrame:
     start = 1_704_067_200_000
     times = pl.Series(range(start, start + rows * 60_000, 60_000)).cast(pl.Datetime("ms", "UTC"))
     return pl.DataFrame({"ts": times, **columns})
+
+
+def closing(bars: pl.DataFrame) -> pl.DataFrame:
+    """One-minute bars with the moment at which each closes."""
+    return bars.with_columns(close_ts=pl.col("ts") + pl.duration(minutes=1))
+
+
+def sample_days(ticker: str) -> pl.DataFrame:
+    """Daily bars of one stock of the sample data, unadjusted."""
+    packed = importlib.resources.files("bokeh_sampledata") / "_data" / "stocks.csv.gz"
+    table = pl.read_csv(gzip.decompress(packed.read_bytes()), try_parse_dates=True)
+    return table.filter(pl.col("Ticker") == ticker).select(
+        ts=pl.col("Date").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"),
+        **{name: pl.col(name.title()).cast(pl.Float64) for name in PRICES},
+        volume=pl.col("Volume").cast(pl.Float64),
+    )

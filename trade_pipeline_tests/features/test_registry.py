@@ -65,9 +65,22 @@ def test_errors_name_the_file_the_entry_and_the_closest(entry: object, words: li
         assert word in str(error.value)
 
 
+# Parameters without a default: other series to read, and when a market is open.
+REQUIRED = {
+    "relative_strength": {"reference": "made.BETA.1d"},
+    "rolling_correlation": {"reference": "made.BETA.1d"},
+    "turbulence": {"series": ["made.BETA.1d"]},
+    "session": {"zone": "America/New_York", "open": "09:30", "close": "16:00"},
+}
+
+
 def test_every_indicator_works_with_its_defaults_and_explains_itself() -> None:
     for name, indicator in indicators().items():
-        feature_set = resolve(settings_of({"name": name}), "x.yaml")
+        entry = {"name": name, "params": REQUIRED.get(name, {})}
+        feature_set = resolve(settings_of(entry), "x.yaml")
         assert feature_set.names
-        assert feature_set.lookback > 0
+        assert feature_set.lookback >= 0
+        assert feature_set.references == (
+            ("made.BETA.1d",) if indicator.references(feature_set.members[0].parameters) else ()
+        )
         assert indicator.compute.__doc__

@@ -104,7 +104,8 @@ def objections(settings: BudgetSettings, figures: Figures, intent: Intent) -> li
         ]
     limits = [
         _Limit(
-            *("pods", "pods that may be live now are", figures.pods, 1, settings.pods, "pods"),
+            *("pods", "those that may be live now are", figures.pods, 1, settings.pods),
+            "pod" if settings.pods == 1 else "pods",
             "wait for one to end, or look for forgotten ones with `trade-pipeline pods list`",
         ),
         _Limit(

@@ -115,8 +115,12 @@ class Exchange:
             raise ResultRefused(str(error)) from error
         return found
 
-    def message(self, pod_name: str, number: int) -> str | None:
-        """Messages of Dagster Pipes, one a line; None where there are none yet."""
+    def messages(self, pod_name: str, number: int) -> list[Any] | None:
+        """What a file of Dagster Pipes messages holds; None where it is not there yet.
+
+        Raises:
+            ExchangeError: it cannot be fetched.
+        """
         content = self._read(pod_name, f"messages/{number}.json")
         if content is None:
             return None
@@ -124,7 +128,7 @@ class Exchange:
             found = json.loads(content)
         except ValueError as error:  # the next file may be read all the same
             found = _warning(f"Message file {number} of pod {pod_name} cannot be read: {error}")
-        return "\n".join(map(json.dumps, found if isinstance(found, list) else [found]))
+        return found if isinstance(found, list) else [found]
 
     def collect(self, record: ExitRecord, target: ArtifactLocation, asked: str) -> dict[str, Any]:
         """Fetch the sealed bundle into an empty folder; the task's result with its new key.

@@ -26,7 +26,7 @@ from trade_pipeline.storage import layout
 from trade_pipeline.storage.documents import write_json
 
 URL_VARIABLE = "TRADE_PIPELINE_RUNPOD_URL"  # where a pod may ask for its own end
-LOOKS, LOOK_EVERY_S = 30, 2.0  # for a pod whose creation was not answered
+LOOKS, LOOK_EVERY_S = 30, 2.0  # at most, for a pod whose creation was not answered
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,12 @@ class Launch:
     Attributes:
         run: of Dagster, which waits.
         root_run: whose budget pays.
-        look_every_s: between looks for a pod whose creation was not answered.
     """
 
     connection: Connection
     job: str
     run: str
     root_run: str
-    look_every_s: float = LOOK_EVERY_S
 
     def next_name(self) -> str:
         """Name of the next pod, nobody's so far."""
@@ -189,7 +187,7 @@ class Launch:
             for pod in api.pods():
                 if pod.name == lease.name:
                     return pod
-            time.sleep(self.look_every_s)
+            time.sleep(LOOK_EVERY_S)
         return None
 
     def _confirmed(self, name: str, pod: Pod) -> Lease:

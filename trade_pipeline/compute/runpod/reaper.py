@@ -30,7 +30,7 @@ from trade_pipeline.compute.runpod.ledger import Ledger
 from trade_pipeline.compute.runpod.plan import is_ours
 
 RunState = Literal["running", "ended", "unknown"]
-Outcome = Literal["terminated", "gone", "void", "adopted", "failed"]
+Outcome = Literal["terminated", "gone", "void", "adopted", "young", "failed"]
 
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
@@ -66,8 +66,10 @@ class Reaped:
     Attributes:
         name: of the lease.
         outcome: terminated; gone, without us; void, never a pod; adopted, the pod of an intent
-            whose answer was lost; failed, to be tried again.
+            whose answer was lost; young, a pod that nobody is known to wait for and that was left
+            until its grace is over; failed, to be tried again.
         error: where it failed. `PodMayStillBeBilling` wants somebody to look.
+        grace_until: of a young one.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Reaped:
     reason: str
     cost_usd: float | None = None
     error: RunPodError | None = None
+    grace_until: datetime | None = None
 
 
 class Reconciled(NamedTuple):
@@ -123,7 +126,8 @@ def reap(
         sleep: waits, in seconds.
 
     Returns:
-        What was set right, and what failed: one pod that cannot be ended keeps no other alive.
+        What was set right, what was left for now, and what failed: one pod that cannot be ended
+        keeps no other alive.
 
     Raises:
         RunPodError: RunPod's pods cannot be listed.
@@ -152,7 +156,7 @@ def end_pod(
     clock: Callable[[], datetime],
     *,
     run: str | None = None,
-    waits_s: Sequence[float] = WAITS_S,
+    waits_s: Sequence[float] | None = None,
 ) -> Lease:
     """Terminate a lease's pod, make sure that it is gone, and enter what it cost.
 
@@ -167,13 +171,13 @@ def end_pod(
         sleep: waits, in seconds.
         clock: the time, aware.
         run: only if this run still waits for it; else the lease comes back live.
-        waits_s: pauses between the attempts.
+        waits_s: pauses between the attempts; `WAITS_S` where none are named.
 
     Raises:
         PodMayStillBeBilling: it was not shown to be gone; its lease stays open.
         RunPodError: an intent's pod was to be looked for, and pods cannot be listed.
     """
-    waits = (0.0, *waits_s)
+    waits = (0.0, *(WAITS_S if waits_s is None else waits_s))
     if lease.pod_id is None:
         found = _find(api, ledger, lease, sleep, waits)
         if found is None:
@@ -245,7 +249,9 @@ class _Work:
         lease = self.ledger.of_pod(pod.id) or self.ledger.lease(pod.name)
         if lease is None or lease.pod_id not in (None, pod.id):
             if self._young(pod.created_at):
-                return None
+                until = pod.created_at + self.patience.grace
+                reason = "no lease knows it"
+                return Reaped(pod.name, pod.id, "", "young", reason, grace_until=until)
             stray = self.ledger.stray(pod, self.deployment)
             return _Doomed(stray, "no lease knew it, or its name had another pod")
         if lease.state == "ended":
@@ -259,7 +265,8 @@ class _Work:
         if lease.state == "intent":
             lease = self.ledger.live(lease.name, pod)
             adopted = _reaped(lease, "adopted", "the answer that told of the pod was lost")
-            return self._judge(lease) or adopted
+            judged = self._judge(lease)
+            return judged if isinstance(judged, _Doomed) else adopted
         return self._judge(lease)
 
     def missing(self, lease: Lease) -> Reaped | _Doomed | None:
@@ -290,9 +297,15 @@ class _Work:
         lease = end_pod(self.api, self.ledger, lease, reason, self.sleep, self.clock, run=lease.run)
         return _reaped(lease, "terminated", reason) if lease.state == "ended" else None
 
-    def _judge(self, lease: Lease) -> _Doomed | None:
+    def _judge(self, lease: Lease) -> Reaped | _Doomed | None:
         reason = self._against(lease)
-        return None if reason is None else _Doomed(lease, reason)
+        if reason is not None:
+            return _Doomed(lease, reason)
+        nobody = self._nobody_waits(lease)
+        if nobody is None:
+            return None
+        until = lease.asked_at + self.patience.grace
+        return Reaped(lease.name, lease.pod_id, lease.run, "young", nobody, grace_until=until)
 
     def _against(self, lease: Lease) -> str | None:
         """Why the pod of an open lease has to go; None where it may stay."""
@@ -301,13 +314,12 @@ class _Work:
             return lease.reason
         if costs_too_much(lease):
             return f"it costs {lease.burn_usd_h:g} USD/h, {lease.approved_usd_h:g} were approved"
-        state = self.run_state(lease.run) if lease.run else "ended"
-        if state == "ended":
-            return f"run {lease.run} has ended" if lease.run else "no run waits for it"
-        if state == "unknown" and not self._young(lease.asked_at):
-            return f"run {lease.run} is not known"
-        if not self.waited_for(lease.job) and not self._young(lease.asked_at):
-            return f"no process of run {lease.run} waits for it any more"
+        if not lease.run:
+            return "no run waits for it"
+        if self.run_state(lease.run) == "ended":
+            return f"run {lease.run} has ended"
+        if not self._young(lease.asked_at) and (nobody := self._nobody_waits(lease)):
+            return nobody
         if now > began + timedelta(hours=lease.hours) + self.patience.slack:
             return f"its {lease.hours:g} planned hours are over"
         if self.heartbeat is None:
@@ -320,6 +332,14 @@ class _Work:
             return f"no heartbeat came within {self.patience.start}"
         if beat is not None and now > beat + self.patience.idle:
             return f"its last heartbeat came at {beat.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        return None
+
+    def _nobody_waits(self, lease: Lease) -> str | None:
+        """What is wrong with the run of a lease that has not ended, which may be its youth."""
+        if self.run_state(lease.run) == "unknown":
+            return f"run {lease.run} is not known"
+        if not self.waited_for(lease.job):
+            return f"no process of run {lease.run} waits for it any more"
         return None
 
     def _young(self, since: datetime) -> bool:

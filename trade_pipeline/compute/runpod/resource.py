@@ -8,7 +8,7 @@ next one takes its pod over, or its result, instead of paying twice. Start at
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +205,7 @@ class _Run:
             ended.lease = self._end(name, ended.lease, "its task has ended")
 
     def _end(
-        self, name: str, known: Lease | None, reason: str, waits_s: Any = None
+        self, name: str, known: Lease | None, reason: str, waits_s: Sequence[float] | None = None
     ) -> Lease | None:
         try:
             lease = self.connection.ledger.lease(name)
@@ -216,9 +216,14 @@ class _Run:
             raise
         if lease is None or not lease.is_open:
             return lease
-        more = {} if waits_s is None else {"waits_s": waits_s}
         ended = end_pod(
-            self.connection.api, self.connection.ledger, lease, reason, time.sleep, utc_now, **more
+            self.connection.api,
+            self.connection.ledger,
+            lease,
+            reason,
+            time.sleep,
+            utc_now,
+            waits_s=waits_s,
         )
         if ended.cost_usd is not None:
             self._say(

@@ -3,9 +3,9 @@
 Run as `python -m trade_pipeline.compute.runpod.serverless`. A job's input is `JobInput`; what it
 gives is a table, inline as `{"columns": {name: values}}`, or where that is too large
 `{"key", "sha256"}` of a parquet file on the network volume, below `$TRADE_PIPELINE_SERVERLESS_ROOT`
-(`/runpod-volume/trade_pipeline` unless set). Keys that a job names lie in the `store` below that.
-What is wrong with a job comes back as its error, in a sentence. Knows no HTTP and no account;
-`endpoint` is the other side. Start at `answer`.
+(`/runpod-volume/trade_pipeline` unless set). Keys that a job names lie in the `store` below that,
+drop-in files of indicators in `indicators`. What is wrong with a job comes back as its error, in a
+sentence. Knows no HTTP and no account; `endpoint` is the other side. Start at `answer`.
 """
 
 import asyncio
@@ -22,10 +22,12 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Discriminator, Field, RootModel, Tag
 
+from trade_pipeline.features.plugins.loading import load_plugins
 from trade_pipeline.features.registry import FeatureSet, resolve
 from trade_pipeline.features.table import TS, FeatureError, feature_table
 from trade_pipeline.settings.base import Settings, SettingsError, parse_settings
 from trade_pipeline.settings.features import FeatureSetSettings, IndicatorSettings
+from trade_pipeline.settings.project import INDICATORS
 from trade_pipeline.storage import bundles
 from trade_pipeline.storage.documents import read_json
 from trade_pipeline.storage.frames import read_frame, write_frame
@@ -136,7 +138,7 @@ def answer(content: Any, job_id: str, root: Path, report: Report) -> dict[str, A
     try:
         job = parse_settings(content, JobInput, "job input").root
         if isinstance(job, IndicatorsInput):
-            table = _sweep(_bars(job.bars, root), job, report)
+            table = _sweep(_bars(job.bars, root), job, root, report)
         else:
             table = _infer(job, root, report)
         return _returned(table, job_id, root, job.output_bytes)
@@ -173,9 +175,10 @@ def _bars(given: InlineBars | StoredBars, root: Path) -> pl.DataFrame:
     return pl.DataFrame({"ts": times, **prices}, schema_overrides=dict.fromkeys(prices, pl.Float64))
 
 
-def _sweep(bars: pl.DataFrame, job: IndicatorsInput, report: Report) -> pl.DataFrame:
+def _sweep(bars: pl.DataFrame, job: IndicatorsInput, root: Path, report: Report) -> pl.DataFrame:
     """The feature table of all indicators, made one by one."""
-    whole = resolve(FeatureSetSettings(indicators=job.indicators), "job input")
+    plugins = load_plugins(root / INDICATORS)
+    whole = resolve(FeatureSetSettings(indicators=job.indicators), "job input", plugins)
     count = len(whole.members)
     kept = max(bars.height - whole.lookback, 0)
     tables = [bars.select("ts").tail(kept)]

@@ -6,6 +6,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from trade_pipeline_tests.compute.runpod.errands import Errand
+from trade_pipeline_tests.compute.runpod.hosts import served
+from trade_pipeline_tests.compute.runpod.pods import Pod
 from trade_pipeline_tests.compute.runpod.remotes import TRIAL, Remote
 from trade_pipeline_tests.fakes.runpod import FakeRunPod
 from trade_pipeline_tests.small_project import import_all, materialize, write_project
@@ -23,19 +26,34 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def remote(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
-    """The project on RunPod; no pod may look into its store."""
-    with FakeRunPod(forbidden=[tmp_path / "project"]) as fake:
-        for name, value in fake.environment.items():
-            monkeypatch.setenv(name, value)
-        yield Remote(prepared, tmp_path, fake)
-        assert fake.leaks == []
-        assert fake.unexpected == []
-        assert fake.faults.unused == []
+def fake(tmp_path: Path) -> Iterator[FakeRunPod]:
+    """RunPod, with its keys in this process's environment."""
+    with served(tmp_path) as fake:
+        yield fake
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance in a folder."""
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as found:
+def remote(prepared: Path, tmp_path: Path, fake: FakeRunPod) -> Remote:
+    """The project on RunPod."""
+    return Remote(prepared, tmp_path, fake)
+
+
+@pytest.fixture
+def errand(tmp_path: Path, fake: FakeRunPod) -> Errand:
+    """A small task on RunPod."""
+    return Errand(tmp_path, fake)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance that keeps no file but logs."""
+    with dg.DagsterInstance.ephemeral() as found:
         yield found
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Pod]:
+    """A pod without RunPod around it."""
+    pod = Pod(tmp_path / "root")
+    yield pod
+    pod.close()

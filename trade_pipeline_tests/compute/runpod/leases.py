@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from trade_pipeline.compute.runpod.api import Pod
+from trade_pipeline.compute.runpod.api import Pod, PodRequest
 from trade_pipeline.compute.runpod.lease import Figures, Intent
 from trade_pipeline.compute.runpod.ledger import Ledger
 from trade_pipeline.compute.runpod.plan import pod_name
@@ -51,6 +51,20 @@ def pod(name: str, pod_id: str, usd_h: float = 0.5, created_at: datetime = NOON)
         created_at=created_at,
         started_at=None,
         uptime_s=None,
+    )
+
+
+def asked_for(name: str) -> PodRequest:
+    """A pod of this name that sleeps."""
+    return PodRequest(
+        name=name,
+        image="registry.example.com/trade@sha256:" + "a" * 64,
+        gpu="NVIDIA L4",
+        cuda=("12.8",),
+        cloud="SECURE",
+        data_centers=("EU-RO-1",),
+        disk_gb=20,
+        args=("sleep", "600"),
     )
 
 

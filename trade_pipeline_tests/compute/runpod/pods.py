@@ -1,18 +1,23 @@
 """Pods for tests: the real supervisor in a process of its own, on a folder or a bucket."""
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+
+from trade_pipeline.storage import bundles
+from trade_pipeline.storage.location import ArtifactLocation
 
 JOB = "0123456789abcdef"
 NAME = "tp-main-01234567-5d3f9a1c-1"
@@ -148,6 +153,31 @@ def described(act: str, spec: dict[str, Any] | None = None, **changes: Any) -> d
         "checkpoint": None,
         **changes,
     }
+
+
+def an_input(pod: Pod) -> tuple[str, str]:
+    """Key and version of a bundle in the pod's store."""
+    staging = bundles.staging(pod.store, "dataset")
+    (staging.path / "rows").write_text("1, 2, 3", encoding="utf-8")
+    reference = bundles.seal(staging, ("rows",))
+    location = bundles.commit(reference, ArtifactLocation(pod.store, "demo/dataset"))
+    return location.key, reference.version
+
+
+def a_wheel(root: Path) -> dict[str, str]:
+    """A wheel that brings a task of its own."""
+    key = "wheels/0123456789abcdef/brought-0.1-py3-none-any.whl"
+    file = root / key
+    file.parent.mkdir(parents=True)
+    code = "def run(spec, report, clock):\n    return {'brought': __file__}\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("brought_task.py", code)
+        info = "brought-0.1.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: brought\nVersion: 0.1\n")
+        wheel = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{info}/WHEEL", wheel)
+        archive.writestr(f"{info}/RECORD", "")
+    return {"key": key, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def pipes_environment(name: str = NAME) -> dict[str, str]:

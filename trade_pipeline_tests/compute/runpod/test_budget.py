@@ -47,7 +47,7 @@ def test_what_fits_is_entered_and_what_does_not_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "says"),
     [
-        ({"pods": 1}, ["budget.pods allows 1 pods", "are 1, this pod 1, together 2", "pods list"]),
+        ({"pods": 1}, ["budget.pods allows 1 pod:", "are 1, this pod 1, together 2", "pods list"]),
         (
             {"hourly_usd": 1.0},
             ["budget.hourly_usd allows 1 USD an hour", "take 0.8, this pod 0.4, together 1.2"],

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from trade_pipeline.compute.runpod.errors import ResultRefused
 from trade_pipeline.compute.runpod.exchange import Exchange, ExitRecord
+from trade_pipeline.compute.runpod.pipes_reader import PodMessages
 from trade_pipeline.storage import bundles
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.storage.objects import ObjectStore
@@ -45,6 +48,32 @@ def collected(objects: ObjectStore, record: ExitRecord, store: Path) -> dict[str
     except ResultRefused:
         assert not target.path.exists(), "nothing of it is kept"
         raise
+
+
+def said_by(method: str) -> dict[str, Any]:
+    """A message of Dagster Pipes that says no more than what it is."""
+    return {"__dagster_pipes_version": "0.1", "method": method, "params": {}}
+
+
+def heard(objects: ObjectStore) -> tuple[list[str], float]:
+    """What Dagster logs of a pod that says nothing more, and how long it listens to it."""
+    waited_s = 0.0
+
+    @dg.asset
+    def listens(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        nonlocal waited_s
+        with dg.open_pipes_session(
+            context=context,
+            context_injector=dg.PipesEnvContextInjector(),
+            message_reader=PodMessages(Exchange(objects, JOB), POD, interval_s=60.0),
+        ):
+            ended = time.monotonic()
+        waited_s = time.monotonic() - ended
+        return dg.MaterializeResult()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcome = dg.materialize([listens], instance=instance)
+        return [str(entry.user_message) for entry in instance.all_logs(outcome.run_id)], waited_s
 
 
 def test_a_bundle_that_is_what_the_pod_sealed_is_taken(
@@ -100,8 +129,21 @@ def test_a_record_that_cannot_be_read_is_refused_at_once(
         Exchange(objects, JOB).exit_record(POD)
 
 
-def test_messages_that_cannot_be_read_become_a_warning(objects: ObjectStore) -> None:
-    objects.put_bytes(f"jobs/{JOB}/{POD}/messages/1.json", b"[{")
-    said = Exchange(objects, JOB).message(POD, 1)
-    assert said is not None
-    assert json.loads(said)["params"]["level"] == "WARNING"
+def test_messages_that_cannot_be_read_become_a_warning_and_keep_no_other_back(
+    objects: ObjectStore,
+) -> None:
+    strange = {"method": "of another version", "params": {}}
+    file = json.dumps([said_by("opened"), strange, "no message", said_by("closed")])
+    for number, content in enumerate(("[{", file), start=1):
+        objects.put_bytes(f"jobs/{JOB}/{POD}/messages/{number}.json", content.encode())
+    said, _ = heard(objects)
+    assert any("Message file 1" in line for line in said)
+    assert not any("did not receive" in line for line in said), "the last word was heard"
+
+
+def test_nobody_waits_for_the_last_word_of_a_pod_that_was_ended(objects: ObjectStore) -> None:
+    file = json.dumps([said_by("opened")])
+    objects.put_bytes(f"jobs/{JOB}/{POD}/messages/1.json", file.encode())
+    said, waited_s = heard(objects)
+    assert any("successfully opened" in line for line in said)
+    assert waited_s < 3.0

@@ -19,16 +19,15 @@ import pytest
 from trade_pipeline.compute.runpod.connection import utc_now
 from trade_pipeline.compute.runpod.reaper import Patience, reap
 from trade_pipeline.compute.runpod.rest import RestApi
-from trade_pipeline_tests.compute.runpod.remote_project import start_run
-from trade_pipeline_tests.compute.runpod.remotes import TRIAL, Remote
+from trade_pipeline_tests.compute.runpod.errands import Errand
+from trade_pipeline_tests.compute.runpod.hosts import RemoteHost
+from trade_pipeline_tests.compute.runpod.remotes import Remote
 
 CANCEL_S = 15.0
-LONG = {"total_frames": 3_000_000}
 NO_PATIENCE = Patience(*(timedelta(0) for _ in Patience._fields))
-
-
-def started(remote: Remote, home: Path) -> "subprocess.Popen[str]":
-    return start_run(remote.places, home, remote.fake, "alone/policy", TRIAL)
+SECOND_RUN, REAPER = "a second run", "the reaper"
+SOAK_KILLS = 20 if os.environ.get("SOAK") else 0
+SEED = 20261121
 
 
 def wait_for(holds: Callable[[], bool], within_s: float = 90.0) -> None:
@@ -38,87 +37,105 @@ def wait_for(holds: Callable[[], bool], within_s: float = 90.0) -> None:
         time.sleep(0.02)
 
 
-def trains(remote: Remote) -> bool:
-    """Whether a pod has begun to learn."""
-    return any(remote.volume_folder.rglob("store/checkpoints/**/bundle.json"))
+def has_asked(host: RemoteHost) -> bool:
+    """Whether the ledger knows that a pod is to be made."""
+    return bool(host.ledger.leases())
 
 
-def reap_all(remote: Remote) -> None:
-    api = RestApi(remote.fake.rest_url, remote.fake.environment["RUNPOD_API_KEY"])
-    reap(api, remote.ledger, "main", lambda run: "ended", utc_now, patience=NO_PATIENCE)
+def has_pod(host: RemoteHost) -> bool:
+    return bool(host.fake.pods)
 
 
-Moment = Callable[[Remote], bool]
-MOMENTS: dict[str, Moment] = {
-    "the intent is written": lambda remote: bool(remote.ledger.leases()),
-    "the pod is there": lambda remote: bool(remote.fake.pods),
-    "it learns": trains,
-}
-SECOND_RUN, REAPER = "a second run", "the reaper"
-CASES = zip(MOMENTS, (SECOND_RUN, REAPER, SECOND_RUN), strict=True)
-SOAK_KILLS = 20 if os.environ.get("SOAK") else 0
-SEED = 20261121
+def kill(run: "subprocess.Popen[str]") -> None:
+    run.send_signal(signal.SIGKILL)
+    run.wait()
 
 
-@pytest.mark.parametrize(("moment", "then"), CASES)
+def reap_all(host: RemoteHost) -> None:
+    api = RestApi(host.fake.rest_url, host.fake.environment["RUNPOD_API_KEY"])
+    reap(api, host.ledger, "main", lambda run: "ended", utc_now, patience=NO_PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("moment", "then"), [(has_asked, SECOND_RUN), (has_pod, REAPER)], ids=["asked", "pod"]
+)
 def test_a_run_killed_leaves_no_pod_and_no_second_charge(
-    remote: Remote, instance: dg.DagsterInstance, tmp_path: Path, moment: str, then: str
+    errand: Errand,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    moment: Callable[[RemoteHost], bool],
+    then: str,
 ) -> None:
-    run = started(remote, tmp_path / "home")
-    wait_for(lambda: MOMENTS[moment](remote))
-    kill_and_require_order(run, remote, instance, then)
+    run = errand.started(tmp_path / "home")
+    wait_for(lambda: moment(errand))
+    kill_and_require_order(run, errand, instance, then)
+
+
+def test_a_run_killed_while_its_pod_learns_is_taken_over(
+    remote: Remote, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    run = remote.started(tmp_path / "home")
+    wait_for(remote.trains)
+    kill_and_require_order(run, remote, instance, SECOND_RUN)
 
 
 @pytest.mark.parametrize("number", range(SOAK_KILLS))
 def test_a_run_killed_at_a_random_point(
     remote: Remote, instance: dg.DagsterInstance, tmp_path: Path, number: int
 ) -> None:
-    run = started(remote, tmp_path / "home")
-    wait_for(lambda: MOMENTS["the intent is written"](remote) or run.poll() is not None)
-    time.sleep(random.Random(SEED + number).uniform(0.0, 12.0))
-    kill_and_require_order(run, remote, instance, (SECOND_RUN, REAPER)[number % 2])
+    run = remote.started(tmp_path / "home")
+    wait_for(lambda: has_asked(remote) or run.poll() is not None)
+    after_s, then = (
+        random.Random(SEED + number).uniform(0.0, 12.0),
+        (SECOND_RUN, REAPER)[number % 2],
+    )
+    time.sleep(after_s)
+    kill_and_require_order(run, remote, instance, then)
+    paid, left = remote.fake.charges, len(remote.fake.live)
+    print(
+        f"\nkill {number + 1} of {SOAK_KILLS}, {after_s:.1f} s after the intent, then {then}: "
+        f"pods left {left}, charges {len(paid)} of {sum(one.usd for one in paid):.4f} USD"
+    )
 
 
 def kill_and_require_order(
-    run: "subprocess.Popen[str]", remote: Remote, instance: dg.DagsterInstance, then: str
+    run: "subprocess.Popen[str]", host: RemoteHost, instance: dg.DagsterInstance, then: str
 ) -> None:
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    done = remote.version is not None
+    kill(run)
+    done = host.version is not None
     if then == REAPER:
         time.sleep(1.0)  # a request that was on its way arrives
-        reap_all(remote)
+        reap_all(host)
     elif not done:
-        assert remote.train(instance).success
+        assert host.run(instance).success
     if then == SECOND_RUN or done:
-        assert remote.version == remote.local_version
-    assert len(remote.fake.charges) <= 1
-    remote.require_balance()
+        assert host.version == host.local_version
+    assert len(host.fake.charges) <= 1
+    host.require_balance()
 
 
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_cancelled_terminates_its_pod_within_15_s(
-    remote: Remote, tmp_path: Path, ended_by: signal.Signals
+    errand: Errand, tmp_path: Path, ended_by: signal.Signals
 ) -> None:
-    remote.use(algorithm=LONG)
-    run = started(remote, tmp_path / "home")
-    wait_for(lambda: trains(remote))
+    errand.use("sleep")
+    run = errand.started(tmp_path / "home")
+    wait_for(errand.beats)
     began = time.monotonic()
     run.send_signal(ended_by)
-    wait_for(lambda: remote.fake.live == [], within_s=CANCEL_S)
-    assert time.monotonic() - began < CANCEL_S
+    wait_for(lambda: errand.fake.live == [], within_s=CANCEL_S)
     run.communicate(timeout=60)
+    assert time.monotonic() - began < CANCEL_S, "the run has ended as well"
     assert run.returncode != 0
-    remote.require_balance()
-    assert remote.version is None
-    assert not list((remote.places.store / "staging").glob("*-policy-*"))
+    errand.require_balance()
+    assert errand.version is None
 
 
 def test_a_pod_lost_in_the_middle_goes_on_from_its_checkpoint(
     remote: Remote, instance: dg.DagsterInstance
 ) -> None:
-    remote.when(lambda: trains(remote), lambda: remote.fake.pods[0].preempt(gone=False))
-    outcome = remote.train(instance)
+    remote.when(remote.trains, lambda: remote.fake.pods[0].preempt(gone=False))
+    outcome = remote.run(instance)
     assert outcome.success
     assert remote.version == remote.local_version
     assert len(remote.fake.charges) == 2
@@ -129,41 +146,40 @@ def test_a_pod_lost_in_the_middle_goes_on_from_its_checkpoint(
 
 
 def test_a_result_that_a_killed_run_did_not_take_is_not_paid_again(
-    remote: Remote, instance: dg.DagsterInstance, tmp_path: Path
+    errand: Errand, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    run = started(remote, tmp_path / "home")
-    wait_for(lambda: any(remote.volume_folder.rglob("jobs/*/*/exit.json")))
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    reap_all(remote)
-    assert remote.train(instance).success
-    assert remote.version == remote.local_version
-    assert len(remote.fake.charges) == 1
-    remote.require_balance()
+    run = errand.started(tmp_path / "home")
+    wait_for(errand.has_result)
+    kill(run)
+    reap_all(errand)
+    assert errand.run(instance).success
+    assert errand.version == errand.local_version
+    assert len(errand.fake.charges) == 1
+    errand.require_balance()
 
 
 @pytest.mark.parametrize("changes", [{"bundle_sha256": "0" * 64}, {"rc": "none"}])
 def test_a_spoilt_result_of_a_killed_run_is_not_taken(
-    remote: Remote, instance: dg.DagsterInstance, tmp_path: Path, changes: dict[str, str]
+    errand: Errand, instance: dg.DagsterInstance, tmp_path: Path, changes: dict[str, str]
 ) -> None:
-    remote.use(poll_s=3.0)  # so that the run is killed before it looks
-    run = started(remote, tmp_path / "home")
-    wait_for(lambda: any(remote.volume_folder.rglob("jobs/*/*/exit.json")))
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    (record,) = remote.volume_folder.rglob("jobs/*/*/exit.json")
+    errand.use(poll_s=60.0)  # so that the run is killed before it looks
+    run = errand.started(tmp_path / "home")
+    wait_for(errand.has_result)
+    kill(run)
+    (record,) = errand.on_volume("jobs/*/*/exit.json")
     record.write_text(json.dumps({**json.loads(record.read_text()), **changes}))
-    reap_all(remote)
-    assert remote.train(instance).success
-    assert remote.version == remote.local_version
-    assert len(remote.fake.charges) == 2
-    remote.require_balance()
+    reap_all(errand)
+    errand.use(poll_s=0.2)
+    assert errand.run(instance).success
+    assert errand.version == errand.local_version
+    assert len(errand.fake.charges) == 2
+    errand.require_balance()
 
 
 def test_a_deliberate_second_training_gets_a_pod_of_its_own(
-    remote: Remote, instance: dg.DagsterInstance
+    errand: Errand, instance: dg.DagsterInstance
 ) -> None:
-    assert remote.train(instance).success
-    assert remote.train(instance).success
-    assert len(remote.fake.charges) == 2
-    remote.require_balance()
+    assert errand.run(instance).success
+    assert errand.run(instance).success
+    assert len(errand.fake.charges) == 2
+    errand.require_balance()

@@ -21,11 +21,11 @@ from trade_pipeline_tests.compute.runpod.pods import (
     NAME,
     STAGING,
     Pod,
+    a_wheel,
     described,
     is_running,
     pipes_environment,
 )
-from trade_pipeline_tests.compute.runpod.test_supervisor import a_wheel
 
 SEAL = {"staging": STAGING, "content": "weights"}
 CHECKPOINT = "checkpoints/demo/base.f0.s1"
@@ -203,31 +203,24 @@ def test_a_container_that_lost_its_disk_runs_nothing_a_second_time(
     assert again.runs() == []
 
 
-def test_a_record_of_a_first_start_stays_as_it_is(objects: ObjectStore, pods: Pods) -> None:
+def test_a_record_stays_the_first_starts_whatever_is_started_again(
+    objects: ObjectStore, pods: Pods
+) -> None:
     tell(objects, "seal", SEAL)
     first = pods.new()
     first.start()
     found = record(objects, first)
     first.end(signal.SIGKILL)
-    again = pods.new()
-    again.start()
+    objects.delete(EXIT)  # as if it had not got there
+    first.start()
+    assert record(objects, first) == found
+    assert len(first.runs()) == 1
+    first.end(signal.SIGKILL)
+    without_disk = pods.new()
+    without_disk.start()
     time.sleep(3)
-    assert again.processes[0].poll() is None
-    assert record(objects, again) == found
-
-
-def test_a_record_that_did_not_get_there_is_put_there_by_the_next_start(
-    objects: ObjectStore, pods: Pods
-) -> None:
-    tell(objects, "seal", SEAL)
-    pod = pods.new()
-    pod.start()
-    found = record(objects, pod)
-    pod.end(signal.SIGKILL)
-    objects.delete(EXIT)
-    pod.start()
-    assert record(objects, pod) == found
-    assert len(pod.runs()) == 1
+    assert without_disk.processes[0].poll() is None
+    assert record(objects, without_disk) == found
 
 
 def test_a_full_bucket_is_the_reason(objects: ObjectStore, pods: Pods, bucket: Bucket) -> None:
@@ -242,12 +235,12 @@ def test_a_full_bucket_is_the_reason(objects: ObjectStore, pods: Pods, bucket: B
     assert found["bundle_sha256"] is None
 
 
-@pytest.mark.parametrize("part", [STAGING, EXIT])
 def test_what_is_refused_at_the_end_is_tried_again(
-    objects: ObjectStore, pods: Pods, bucket: Bucket, part: str
+    objects: ObjectStore, pods: Pods, bucket: Bucket
 ) -> None:
     tell(objects, "seal", SEAL)
-    bucket.front.break_next("refuse", "PUT", part, status=403)
+    for part in (STAGING, EXIT):
+        bucket.front.break_next("refuse", "PUT", part, status=403)
     pod = pods.new()
     pod.start()
     assert record(objects, pod)["rc"] == 0

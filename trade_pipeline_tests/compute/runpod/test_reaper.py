@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from trade_pipeline.compute.runpod.api import Pod, PodRequest
+from trade_pipeline.compute.runpod.api import Pod
 from trade_pipeline.compute.runpod.budget import Budget
 from trade_pipeline.compute.runpod.errors import (
     BudgetExceeded,
@@ -29,7 +29,7 @@ from trade_pipeline.compute.runpod.plan import is_ours
 from trade_pipeline.compute.runpod.reaper import Patience, Reaped, end_pod, reap, reconcile
 from trade_pipeline.compute.runpod.rest import RestApi
 from trade_pipeline.settings.compute import BudgetSettings
-from trade_pipeline_tests.compute.runpod.leases import RUN, anything_goes, intent
+from trade_pipeline_tests.compute.runpod.leases import RUN, anything_goes, asked_for, intent
 from trade_pipeline_tests.fakes.runpod.server import FakeRunPod
 
 FORK = multiprocessing.get_context("fork")
@@ -110,19 +110,6 @@ class Host:
         return imbalances(self.ledger.leases(), ours)
 
 
-def asked_for(name: str) -> PodRequest:
-    return PodRequest(
-        name=name,
-        image="registry/trade@sha256:" + "a" * 64,
-        gpu="NVIDIA L4",
-        cuda=("12.8",),
-        cloud="SECURE",
-        data_centers=("EU-RO-1",),
-        disk_gb=20,
-        args=("sleep", "600"),
-    )
-
-
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     with FakeRunPod() as fake:
@@ -163,8 +150,11 @@ def test_only_the_run_that_has_ended_loses_its_pod(host: Host) -> None:
 
 
 def test_a_pod_of_an_unknown_run_goes_after_a_grace(host: Host) -> None:
-    host.ask()
-    assert host.reap("unknown") == []
+    pod = host.ask()
+    [left] = host.reap("unknown")
+    assert (left.outcome, left.pod_id) == ("young", pod.id) and "is not known" in left.reason
+    assert left.grace_until == host.lease().asked_at + timedelta(minutes=10)
+    assert host.live == {pod.id}
     host.clock.shift = timedelta(minutes=11)
     [reaped] = host.reap("unknown")
     assert reaped.outcome == "terminated" and "is not known" in reaped.reason
@@ -232,7 +222,9 @@ def test_pods_of_others_are_never_touched(host: Host) -> None:
 
 def test_a_pod_of_ours_that_no_lease_knows_goes_after_a_grace_and_counts(host: Host) -> None:
     stray = host.make("tp-main-89abcdef-00000000-1")
-    assert host.reap() == [] and host.live == {stray.id}
+    [left] = host.reap()
+    assert (left.outcome, left.grace_until) == ("young", stray.created_at + timedelta(minutes=10))
+    assert host.live == {stray.id}
     host.clock.shift = timedelta(minutes=11)
     [reaped] = host.reap()
     assert reaped.outcome == "terminated" and "no lease knew it" in reaped.reason

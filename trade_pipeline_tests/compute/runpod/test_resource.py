@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from trade_pipeline.settings.project import Places
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline_tests.buckets import aws_bucket
+from trade_pipeline_tests.compute.runpod.hosts import served
 from trade_pipeline_tests.compute.runpod.remote_project import (
     DATA_CENTER,
     remote_settings,
@@ -23,17 +26,68 @@ from trade_pipeline_tests.small_project import materialize
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
-def test_a_pod_gives_the_bundle_that_this_machine_gives(
-    remote: Remote, instance: dg.DagsterInstance
-) -> None:
-    outcome = remote.train(instance)
-    assert outcome.success
+class Trained(NamedTuple):
+    """A training on RunPod that has ended, and what was said of it."""
+
+    remote: Remote
+    root: Path
+    outcome: dg.ExecuteInProcessResult
+    instance: dg.DagsterInstance
+
+    @property
+    def said(self) -> list[str]:
+        return [entry.user_message for entry in self.instance.all_logs(self.outcome.run_id)]
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """One run for all that is asked of a run that goes well."""
+    root = tmp_path_factory.mktemp("trained")
+    with (
+        served(root) as fake,
+        dg.instance_for_test(temp_dir=str(root)) as instance,
+    ):
+        remote = Remote(prepared, root, fake)
+        yield Trained(remote, root, remote.run(instance), instance)
+
+
+def test_a_pod_gives_the_bundle_that_this_machine_gives(trained: Trained) -> None:
+    remote = trained.remote
+    assert trained.outcome.success
     assert remote.version == remote.local_version
     (charge,) = remote.fake.charges
     remote.require_balance()
-    (event,) = outcome.asset_materializations_for_node("alone__policy")
+    (event,) = trained.outcome.asset_materializations_for_node("alone__policy")
     assert event.metadata["cost_usd"].value == pytest.approx(charge.usd, abs=1e-3)
     assert event.metadata["pod"].value == charge.pod_id
+
+
+def test_lines_and_progress_are_in_the_event_log_while_it_runs(trained: Trained) -> None:
+    entries = trained.said
+    ended = next(k for k, said in enumerate(entries) if "is terminated; it cost" in said)
+    progress = [k for k, said in enumerate(entries) if "frames" in said and "a second" in said]
+    lines = [k for k, said in enumerate(entries) if said.startswith("pod: ")]
+    assert progress and progress[0] < ended
+    assert lines and lines[0] < ended
+
+
+def test_secrets_are_nowhere(trained: Trained) -> None:
+    remote = trained.remote
+    entries = trained.instance.all_logs(trained.outcome.run_id)
+    said = json.dumps([str(entry) for entry in entries])
+    said += json.dumps([dict(pod.env) for pod in remote.fake.pods])
+    folders = (
+        remote.store,
+        remote.volume_folder,
+        trained.root / "history",
+        trained.root / "storage",
+    )
+    for folder in folders:
+        assert folder.is_dir()
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            said += path.read_bytes().decode("latin-1")
+    for secret in remote.fake.environment.values():
+        assert secret not in said
 
 
 def test_the_shipped_experiment_gives_the_same_policy_on_a_pod(
@@ -95,35 +149,7 @@ def test_host_and_pod_may_meet_in_any_s3(
                 "AWS_SECRET_ACCESS_KEY": "{{ RUNPOD_SECRET_bucket_secret }}",
             },
         )
-        assert remote.train(instance).success
+        assert remote.run(instance).success
         assert remote.version == remote.local_version
         remote.require_balance()
         assert fake.leaks == []
-
-
-def test_lines_and_progress_are_in_the_event_log_while_it_runs(
-    remote: Remote, instance: dg.DagsterInstance
-) -> None:
-    outcome = remote.train(instance)
-    entries = [entry.user_message for entry in instance.all_logs(outcome.run_id)]
-    ended = next(k for k, said in enumerate(entries) if "is terminated; it cost" in said)
-    progress = [k for k, said in enumerate(entries) if "frames" in said and "a second" in said]
-    lines = [k for k, said in enumerate(entries) if said.startswith("pod: ")]
-    assert progress and progress[0] < ended
-    assert lines and lines[0] < ended
-
-
-def test_secrets_are_nowhere(remote: Remote, instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    outcome = remote.train(instance)
-    said = json.dumps([str(entry) for entry in instance.all_logs(outcome.run_id)])
-    said += json.dumps([dict(pod.env) for pod in remote.fake.pods])
-    folders = (
-        remote.places.store,
-        remote.volume_folder,
-        tmp_path / "history",
-        tmp_path / "storage",
-    )
-    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
-        said += path.read_bytes().decode("latin-1")
-    for secret in remote.fake.environment.values():
-        assert secret not in said

@@ -8,43 +8,26 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from trade_pipeline.compute.runpod.exchange import ExitRecord
-from trade_pipeline.compute.runpod.pod_task import TaskRefused, parse_task
 from trade_pipeline.storage import bundles
 from trade_pipeline.storage.location import ArtifactLocation
-from trade_pipeline.training.specification import specification
 from trade_pipeline_tests.compute.runpod.pods import (
-    JOB,
     LIMIT_S,
-    NAME,
     PROJECT,
     STAGING,
     SUPERVISOR,
     Pod,
-    described,
     is_running,
-    pipes_environment,
 )
 from trade_pipeline_tests.fakes.runpod.barrier import has_namespaces
 from trade_pipeline_tests.fakes.runpod.pods import children_of
 
 SEAL = {"staging": STAGING, "content": "weights"}
 SEVERAL_BEATS_S = 1.0
-
-
-@pytest.fixture
-def pod(tmp_path: Path) -> Iterator[Pod]:
-    pod = Pod(tmp_path / "root")
-    yield pod
-    pod.close()
 
 
 # What it loads.
@@ -146,260 +129,6 @@ def test_two_pods_of_one_job_each_run_it(pod: Pod) -> None:
     finally:
         other.close()
     assert len(pod.runs()) == 2
-
-
-# What it is told.
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("module", "os; import sys"),
-        ("module", None),
-        ("spec", []),
-        ("spec", {"staging": "../elsewhere"}),
-        ("spec", {"staging": "demo/policy"}),
-        ("inputs", {"../dataset": "0" * 32}),
-        ("inputs", {"dataset": "latest"}),
-        ("wheel", {"key": "a.whl"}),
-        ("wheel", {"key": "a.whl", "sha256": "no hash"}),
-        ("wheel", {"key": "/a.whl", "sha256": "0" * 64}),
-        ("max_runtime_s", 0),
-        ("max_runtime_s", True),
-        ("max_runtime_s", float("inf")),
-        ("max_runtime_s", "60"),
-        ("checkpoint", "a//b"),
-    ],
-)
-def test_a_description_with_a_value_that_cannot_be_names_its_key(name: str, value: Any) -> None:
-    content = json.dumps({**described("seal"), name: value}).encode()
-    with pytest.raises(TaskRefused, match="staging" if "staging" in str(value) else name):
-        parse_task(content, "task.json")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"[]",
-        b"[" * 100_000,
-        json.dumps({**described("seal"), "also": 1}).encode(),
-        json.dumps({"module": "os"}).encode(),
-    ],
-)
-def test_a_description_that_is_none_is_refused(content: bytes) -> None:
-    with pytest.raises(TaskRefused, match=r"task\.json"):
-        parse_task(content, "task.json")
-
-
-def test_a_wrong_description_gives_a_record(pod: Pod) -> None:
-    record = pod.told("seal", SEAL, also=1).exit()
-    assert record["rc"] == 78
-    assert "'also'" in record["reason"]
-    assert pod.runs() == []
-
-
-def test_a_missing_description_gives_a_record(pod: Pod) -> None:
-    pod.root.mkdir()
-    record = pod.exit()
-    assert record["rc"] == 78
-    assert "task.json: cannot be read" in record["reason"]
-
-
-def test_a_root_that_is_not_mounted_ends_the_process_and_makes_no_folder(pod: Pod) -> None:
-    process = pod.start()
-    _, errors = process.communicate(timeout=LIMIT_S)
-    assert process.returncode not in (0, None)
-    assert "is the volume mounted" in errors
-    assert not pod.root.exists()
-
-
-@pytest.mark.parametrize(
-    ("job", "name"), [("../../etc", NAME), (JOB, "notebook"), (JOB, f"{NAME}/../x"), (JOB, "tp-")]
-)
-def test_names_that_no_host_gives_are_refused(pod: Pod, job: str, name: str) -> None:
-    pod.told("seal", SEAL)
-    before = sorted(pod.root.rglob("*"))
-    process = pod.start("--root", str(pod.root), "--job", job, "--attempt", name)
-    process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 78
-    assert sorted(pod.root.rglob("*")) == before
-
-
-def an_input(pod: Pod) -> tuple[str, str]:
-    """Key and version of a bundle in the pod's store."""
-    staging = bundles.staging(pod.store, "dataset")
-    (staging.path / "rows").write_text("1, 2, 3", encoding="utf-8")
-    reference = bundles.seal(staging, ("rows",))
-    location = bundles.commit(reference, ArtifactLocation(pod.store, "demo/dataset"))
-    return location.key, reference.version
-
-
-def test_a_task_starts_with_whole_inputs(pod: Pod) -> None:
-    key, version = an_input(pod)
-    assert pod.told("seal", SEAL, inputs={key: version}).exit()["rc"] == 0
-
-
-@pytest.mark.parametrize("harm", ["changed", "missing", "another version"])
-def test_a_task_does_not_start_with_a_broken_input(pod: Pod, harm: str) -> None:
-    key, version = an_input(pod)
-    if harm == "changed":
-        (pod.store / key / "rows").write_text("1, 2, 4", encoding="utf-8")
-    elif harm == "missing":
-        (pod.store / key).rename(pod.store / "elsewhere")
-    else:
-        version = "0" * 32
-    record = pod.told("seal", SEAL, inputs={key: version}).exit()
-    assert record["rc"] == 66
-    assert key in record["reason"]
-    assert pod.runs() == []
-
-
-# Development: a wheel.
-
-
-def a_wheel(root: Path) -> dict[str, str]:
-    """A wheel that brings a task of its own."""
-    key = "wheels/0123456789abcdef/brought-0.1-py3-none-any.whl"
-    file = root / key
-    file.parent.mkdir(parents=True)
-    code = "def run(spec, report, clock):\n    return {'brought': __file__}\n"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("brought_task.py", code)
-        info = "brought-0.1.dist-info"
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: brought\nVersion: 0.1\n")
-        wheel = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        archive.writestr(f"{info}/WHEEL", wheel)
-        archive.writestr(f"{info}/RECORD", "")
-    return {"key": key, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-
-
-def test_a_wheel_is_what_runs(pod: Pod) -> None:
-    wheel = a_wheel(pod.root)
-    record = pod.told("", module="brought_task", wheel=wheel).exit()
-    assert record["rc"] == 0, record["reason"]
-    assert str(pod.root) not in record["result"]["brought"]
-
-
-def test_a_wheel_with_another_hash_is_never_run(pod: Pod) -> None:
-    wheel = a_wheel(pod.root)
-    record = pod.told("", module="brought_task", wheel={**wheel, "sha256": "0" * 64}).exit()
-    assert record["rc"] == 78
-    assert wheel["sha256"] in record["reason"]
-    assert record["result"] is None
-
-
-# What it says while it runs.
-
-
-def test_messages_reach_the_host_while_the_task_runs_and_all_of_them_at_its_end(pod: Pod) -> None:
-    pod.environment |= pipes_environment()
-    pod.told("report, then wait for a file").start()
-
-    def said(what: str) -> bool:
-        return any(what in json.dumps(message) for message in pod.messages())
-
-    pod.wait(lambda: said("halfway there"), "no message while the task runs")
-    assert not (pod.folder / "exit.json").exists()
-    assert pod.messages()[0]["method"] == "opened"
-    (pod.store / "go").touch()
-    pod.record()
-    assert [message["method"] for message in pod.messages()][-2:] == [
-        "report_custom_message",
-        "closed",
-    ]
-
-
-def test_a_task_that_fails_closes_its_messages_with_the_exception(pod: Pod) -> None:
-    pod.environment |= pipes_environment()
-    assert pod.told("fail", {"word": "no"}).exit()["rc"] == 1
-    last = pod.messages()[-1]
-    assert last["method"] == "closed"
-    assert "the spec says no" in last["params"]["exception"]["message"]
-
-
-def test_what_a_task_prints_is_in_the_containers_log_at_once(pod: Pod) -> None:
-    process = pod.told("print").start()
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert process.stdout.readline() == "to standard output\n"
-    for line in process.stderr:
-        if line == "to standard error\n":
-            break
-    else:
-        pytest.fail("the log has ended")
-    assert not (pod.folder / "exit.json").exists()
-    (pod.store / "go").touch()
-    assert pod.record()["rc"] == 0
-
-
-def test_heartbeats_count_up_through_the_phases(pod: Pod) -> None:
-    pod.told("report, then wait for a file").start()
-    pod.wait(lambda: bool(pod.runs()), "the task does not start")
-    first = pod.heartbeat()
-    assert first["phase"] == "running"
-    pod.wait(lambda: pod.heartbeat()["seq"] >= first["seq"] + 2, "the heart does not beat")
-    assert abs(pod.heartbeat()["ts_ms"] - time.time() * 1000) < 5_000
-    (pod.store / "go").touch()
-    pod.record()
-    assert pod.heartbeat()["phase"] == "done"
-    assert pod.heartbeat()["seq"] > first["seq"] + 2
-
-
-def test_the_heart_beats_while_inputs_are_prepared(pod: Pod) -> None:
-    key, version = an_input(pod)
-    pod.told("seal", SEAL, inputs={key: version}).start()
-    pod.appears(pod.folder / "heartbeat.json")
-    beats = set()
-    while (beat := pod.heartbeat())["phase"] == "preparing":
-        beats.add(beat["seq"])
-        time.sleep(0.01)
-    assert len(beats) >= 2
-    assert pod.record()["rc"] == 0
-
-
-def test_the_task_gets_no_key_of_the_pod(pod: Pod) -> None:
-    pod.environment |= {"RUNPOD_API_KEY": "of-the-pod", "FOR_THE_TASK": "yes"}
-    result = pod.told("environment").exit()["result"]
-    assert "RUNPOD_API_KEY" not in result
-    assert result["FOR_THE_TASK"] == "yes"
-    assert result["PYTHONUNBUFFERED"] == "1"
-    assert result["TRADE_PIPELINE_POD_ROOT"] == str(pod.root)
-
-
-@pytest.mark.parametrize("healed", [True, False])
-def test_messages_that_cannot_be_written_wait_and_end_no_task(pod: Pod, healed: bool) -> None:
-    pod.environment |= pipes_environment()
-    pod.told("report, then wait for a file")
-    pod.folder.mkdir()
-    in_the_way = pod.folder / "messages"
-    in_the_way.touch()
-    pod.start()
-    pod.wait(lambda: bool(pod.runs()), "the task does not start")
-    if healed:
-        time.sleep(SEVERAL_BEATS_S)
-        in_the_way.unlink()
-    (pod.store / "go").touch()
-    assert pod.record()["rc"] == 0
-    if healed:
-        assert [message["method"] for message in pod.messages()][::4] == ["opened", "closed"]
-    else:
-        assert "messages to Dagster are lost" in pod.end()[2]
-
-
-def test_a_heartbeat_that_cannot_be_written_ends_no_task(pod: Pod) -> None:
-    (pod.told("seal", SEAL).folder / "heartbeat.json").mkdir(parents=True)
-    assert pod.exit()["rc"] == 0
-
-
-def test_a_record_that_cannot_be_written_is_tried_again(pod: Pod) -> None:
-    in_the_way = pod.told("seal", SEAL).folder / "exit.json"
-    in_the_way.mkdir(parents=True)
-    pod.start()
-    pod.wait(lambda: bool(pod.runs()), "the task does not start")
-    time.sleep(SEVERAL_BEATS_S)
-    in_the_way.rmdir()
-    assert pod.record()["rc"] == 0
 
 
 # How it ends.
@@ -520,44 +249,3 @@ def test_a_pod_that_nobody_ends_asks_for_it_and_takes_a_refusal(pod: Pod, status
     finally:
         server.shutdown()
         server.server_close()
-
-
-# The real thing.
-
-
-def test_a_training_in_a_pod_gives_the_version_that_it_gives_here(pod: Pod) -> None:
-    from trade_pipeline.training import task as training
-    from trade_pipeline.training.dataset import write_dataset
-    from trade_pipeline_tests.training import synthetic
-
-    content = synthetic.experiment()
-    location = ArtifactLocation(pod.store, "demo/dataset/source")
-    write_dataset(synthetic.dataset(), location)
-    version = bundles.verify(location)["version"]
-    location.path.rename(location.path.with_name(version))
-    dataset = ArtifactLocation(pod.store, f"demo/dataset/{version}")
-    spec = specification(
-        experiment="demo",
-        settings=content,
-        trial="base.f0.s1",
-        dataset=dataset,
-        staging=ArtifactLocation(Path("/of/the/host"), STAGING),
-        provenance={},
-    )
-    spec["store"] = "/of/the/host"
-    pod.told("", module="trade_pipeline.training.task", spec={}, inputs={dataset.key: version})
-    task = pod.root / "jobs" / JOB / "task.json"
-    task.write_text(json.dumps({**json.loads(task.read_text("utf-8")), "spec": spec}), "utf-8")
-    record = pod.exit()
-    assert record["rc"] == 0, record["reason"]
-    assert (
-        bundles.verify(ArtifactLocation(pod.store, STAGING))["version"]
-        == (record["result"]["version"])
-    )
-
-    staging = bundles.staging(pod.store, "here")
-    here = {**spec, "store": str(pod.store), "staging": staging.key}
-    assert (
-        training.run(here, lambda _: None, time.monotonic)["version"]
-        == (record["result"]["version"])
-    )

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from trade_pipeline_tests.fakes.runpod.faults import INSTEAD, Fault
-from trade_pipeline_tests.fakes.runpod.web import HangUpError, Reply, json_reply
+from trade_pipeline_tests.fakes.web import HangUpError, Reply, json_reply
 
 if TYPE_CHECKING:
     from trade_pipeline_tests.fakes.runpod.server import FakeRunPod

@@ -10,7 +10,7 @@ from trade_pipeline_tests.fakes.runpod.answers import VAGUE, ProblemError, html,
 from trade_pipeline_tests.fakes.runpod.bodies import CREATE_POD
 from trade_pipeline_tests.fakes.runpod.faults import NO_CAPACITY, NO_MONEY, OF_CREATION, Fault
 from trade_pipeline_tests.fakes.runpod.pods import FakePod
-from trade_pipeline_tests.fakes.runpod.web import HangUpError, Reply
+from trade_pipeline_tests.fakes.web import HangUpError, Reply
 
 if TYPE_CHECKING:
     from trade_pipeline_tests.fakes.runpod.server import FakeRunPod

@@ -16,7 +16,7 @@ import graphql as core
 from trade_pipeline_tests.fakes.runpod.answers import ProblemError, instead_of
 from trade_pipeline_tests.fakes.runpod.creation import UnsaidError, create
 from trade_pipeline_tests.fakes.runpod.pods import FakePod
-from trade_pipeline_tests.fakes.runpod.web import Reply, Request, json_reply
+from trade_pipeline_tests.fakes.web import Reply, Request, json_reply
 
 if TYPE_CHECKING:
     from trade_pipeline_tests.fakes.runpod.server import FakeRunPod

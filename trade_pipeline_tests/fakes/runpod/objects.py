@@ -25,7 +25,7 @@ from xml.sax.saxutils import escape
 
 from trade_pipeline_tests.fakes.runpod.answers import html, instead_of
 from trade_pipeline_tests.fakes.runpod.signature import RefusedError, check, check_payload
-from trade_pipeline_tests.fakes.runpod.web import HangUpError, Reply, Request
+from trade_pipeline_tests.fakes.web import HangUpError, Reply, Request
 
 if TYPE_CHECKING:
     from trade_pipeline_tests.fakes.runpod.account import FakeVolume

@@ -18,7 +18,7 @@ from trade_pipeline_tests.fakes.runpod.creation import UnsaidError, create
 from trade_pipeline_tests.fakes.runpod.faults import Fault
 from trade_pipeline_tests.fakes.runpod.graphql import GraphQl
 from trade_pipeline_tests.fakes.runpod.pods import NS_PER_S, FakePod, Line
-from trade_pipeline_tests.fakes.runpod.web import HangUpError, Reply, Request, json_reply
+from trade_pipeline_tests.fakes.web import HangUpError, Reply, Request, json_reply
 
 if TYPE_CHECKING:
     from trade_pipeline_tests.fakes.runpod.account import FakeGpu, FakeVolume

@@ -61,7 +61,7 @@ from trade_pipeline_tests.fakes.runpod.graphql import GraphQl
 from trade_pipeline_tests.fakes.runpod.objects import Objects
 from trade_pipeline_tests.fakes.runpod.pods import PROJECT, Charge, FakePod, Mount, Timing
 from trade_pipeline_tests.fakes.runpod.rest import Rest
-from trade_pipeline_tests.fakes.runpod.web import HangUpError, WebServer
+from trade_pipeline_tests.fakes.web import HangUpError, WebServer
 
 API_KEY = "rpa_FAKEFAKEFAKEFAKEFAKEFAKEFAKEFAKEFAKEFAKE"
 S3_KEYS = ("user_fakefakefake", "rps_FAKEFAKEFAKEFAKEFAKEFAKE")

@@ -9,7 +9,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote
 
-from trade_pipeline_tests.fakes.runpod.web import Request
+from trade_pipeline_tests.fakes.web import Request
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 SKEW = timedelta(hours=1)  # RunPod's; AWS allows a quarter of it

@@ -1,8 +1,7 @@
 """An HTTP server on 127.0.0.1 for whole bodies, streams and connections that break.
 
-Knows no RunPod. The server of the other fakes answers GET and POST with text; this one has every
-method, bytes, headers, answers in pieces, and reads a body only when it is asked for. Start at
-`WebServer`.
+Knows no venue. It has every method, bytes, headers, answers in pieces, and reads a body only when
+it is asked for. Start at `WebServer`.
 """
 
 import json
@@ -37,6 +36,7 @@ class Reply:
         stream: instead of a body, pieces that go out as they come.
         cut_after: bytes of the body that go out before the connection is reset.
         length: what the answer says of its length, where that is not the body's (HEAD).
+        ends: whether the connection ends, orderly, after it.
     """
 
     status: int = 200
@@ -46,6 +46,7 @@ class Reply:
     stream: Iterator[bytes] | None = None
     cut_after: int | None = None
     length: int | None = None
+    ends: bool = False
 
 
 def json_reply(content: Any, status: int = 200, content_type: str = "application/json") -> Reply:
@@ -177,6 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif reply.status != HTTPStatus.NO_CONTENT:
             length = len(reply.body) if reply.length is None else reply.length
             headers["Content-Length"] = str(length)
+        if reply.ends:
+            self.close_connection = True
         if self.close_connection:
             headers["Connection"] = "close"
         reason = self.responses[reply.status][0] if reply.status in self.responses else "Unknown"

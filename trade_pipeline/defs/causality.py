@@ -1,0 +1,66 @@
+"""The `causal` check of each `features/<set>`: people see in the UI that nothing looks ahead.
+
+Start at `causal_check`.
+"""
+
+import dagster as dg
+import polars as pl
+
+from trade_pipeline.defs.checks import rows_table
+from trade_pipeline.defs.resources import Store
+from trade_pipeline.features.assemble import read_segments
+from trade_pipeline.features.registry import FeatureSet
+from trade_pipeline.settings.project import Project
+
+
+def causal_check(
+    asset: dg.AssetsDefinition, feature_set: FeatureSet, project: Project
+) -> dg.AssetChecksDefinition:
+    """Blocking check that no column looks ahead or rests on more bars than it declares.
+
+    Args:
+        asset: `features/<set>`.
+        feature_set: of it.
+        project: settings of its series.
+    """
+
+    @dg.asset_check(
+        asset=asset.key,
+        name="causal",
+        blocking=True,
+        description="No value changes when later bars arrive (every prefix of 1,000 consecutive "
+        "rows, and a sample of all others), nor with more history than the lookback.",
+    )
+    def causal(context: dg.AssetCheckExecutionContext, store: Store) -> dg.AssetCheckResult:
+        from trade_pipeline.features.causality_check import check_feature_set
+
+        found, hints = [], []
+        rows = cuts = 0
+        seconds = 0.0
+        keys = list(context.op_execution_context.partition_keys)
+        for number, key in enumerate(keys, start=1):
+            if feature_set.timeframe not in (None, project.series[key].timeframe):
+                continue
+            segments = read_segments(store.path, key, project.series, feature_set)
+            checked = check_feature_set(segments, feature_set)
+            series = pl.lit(key).alias("series")
+            found += checked.violations.select(series, pl.all()).to_dicts()
+            hints += checked.decay.filter("suspect").select(series, pl.all()).to_dicts()
+            rows, cuts = rows + checked.rows, cuts + checked.cuts
+            seconds += checked.seconds
+            context.log.info(
+                f"{key} ({number} of {len(keys)}): {checked.cuts} prefixes of {checked.rows} bars "
+                f"in {checked.seconds:.1f} s, {checked.violations.height} violations"
+            )
+        return dg.AssetCheckResult(
+            passed=not found,
+            metadata={
+                "violations": rows_table(found),
+                "bars": rows,
+                "prefixes": cuts,
+                "seconds": round(seconds, 1),
+                "foretell one bar and no more (look at these)": rows_table(hints),
+            },
+        )
+
+    return causal

@@ -4,7 +4,7 @@ Knows nothing of what the settings are for. Start at `read_settings(path, model)
 """
 
 import difflib
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +69,7 @@ def parse_settings(content: Any, model: type[Model], origin: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise SettingsError(_explain(error, model, origin)) from None
+        raise SettingsError(_explain(error, model, origin, content)) from None
 
 
 def read_settings(path: Path, model: type[Model]) -> Model:
@@ -85,14 +85,14 @@ def closest(name: str, known: list[str]) -> str:
     return f" Known: {', '.join(sorted(known)) or 'none'}."
 
 
-def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], origin: str, content: Any) -> str:
     lines = []
     problems = error.errors()
     inside = {tuple(problem["loc"][:k]) for problem in problems for k in range(len(problem["loc"]))}
     for problem in problems:
         if problem["type"] == "too_short" and tuple(problem["loc"]) in inside:
             continue  # pydantic counts only the entries that were right
-        path = ".".join(str(part) for part in problem["loc"])
+        path = ".".join(_written(problem["loc"], content))
         key = f"key {path!r}" if path else "the whole file"
         said = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
@@ -110,6 +110,24 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> str
         else:
             lines.append(f"{origin}: {key} is {problem['input']!r}: {said}.")
     return "\n".join(lines)
+
+
+def _written(location: tuple[int | str, ...], content: Any) -> list[str]:
+    """The keys of a location as the file has them: pydantic adds the kind of what may be several.
+
+    >>> _written(("exchange", "volume", "mount"), {"exchange": {"kind": "volume", "mount": 1}})
+    ['exchange', 'mount']
+    """
+    keys = []
+    for part in location[:-1]:
+        if isinstance(content, Mapping) and part not in content:
+            continue
+        keys.append(str(part))
+        inside = isinstance(content, Mapping) or (
+            isinstance(content, Sequence) and isinstance(part, int) and part < len(content)
+        )
+        content = content[part] if inside else None
+    return [*keys, *(str(part) for part in location[-1:])]
 
 
 def _field_names(model: type[BaseModel], seen: frozenset[type] = frozenset()) -> list[str]:

@@ -184,9 +184,9 @@ def test_a_schedule_is_a_line_from_start_to_end() -> None:
         ({"train_every": 1_000_000}, "train_every 1000000 steps of 8 environments are more than"),
         ({"buffer_size": 32}, "batch_size 256 is more than a buffer of 32 holds"),
         ({"learning_starts": 5_000_000}, "leaves nothing of total_frames"),
-        ({"environments": 10**9}, "algorithm.dqn.environments"),
-        ({"buffer_size": 10**12}, "algorithm.dqn.buffer_size"),
-        ({"threads": 10_000}, "algorithm.dqn.threads"),
+        ({"environments": 10**9}, "algorithm.environments"),
+        ({"buffer_size": 10**12}, "algorithm.buffer_size"),
+        ({"threads": 10_000}, "algorithm.threads"),
     ],
 )
 def test_sizes_that_no_machine_or_training_has_are_refused(

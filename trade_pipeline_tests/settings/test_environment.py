@@ -172,13 +172,13 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no hours between fundings": ({"costs": {"funding_hours": 0}}, ["funding_hours"]),
     "a negative stop": (
         {"actions": {**BRACKETS, "stops": [None, -0.01]}},
-        ["actions.brackets.stops.1", "-0.01", "greater than 0"],
+        ["actions.stops.1", "-0.01", "greater than 0"],
     ),
     "a stop of everything": (
         {"actions": {**WEIGHTS, "stop": 1.0}},
-        ["actions.weights.stop", "less than 1"],
+        ["actions.stop", "less than 1"],
     ),
-    "a negative take": ({"actions": {**WEIGHTS, "take": -0.5}}, ["actions.weights.take", "-0.5"]),
+    "a negative take": ({"actions": {**WEIGHTS, "take": -0.5}}, ["actions.take", "-0.5"]),
     "no sizes": ({"actions": {**BRACKETS, "sizes": []}}, ["sizes"]),
     "an unknown kind of actions": ({"actions": {"kind": "levels"}}, ["actions", "'levels'"]),
     "leverage below a size": (
@@ -210,13 +210,13 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no reward": ({"reward": []}, ["reward"]),
     "a function without a module": (
         {"reward": [{"term": "custom", "function": "holding"}]},
-        ["reward.0.custom.function", "'holding'"],
+        ["reward.0.function", "'holding'"],
     ),
     "a gate that is never shut": (
         {"reward": [{"term": "turbulence_gate", "quantile": 1}]},
         ["quantile", "less than 1"],
     ),
-    "stratified by nothing": ({"starts": {"kind": "stratified"}}, ["starts.stratified.label"]),
+    "stratified by nothing": ({"starts": {"kind": "stratified"}}, ["starts.label"]),
     "an offset backwards": (
         {"starts": {"kind": "sequential", "start_offset_bars": -1}},
         ["start_offset_bars", "-1"],

@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "variant's misspelt key": (
         {"variants": {"other": {"algorithm": {"gama": 0.9}}}},
-        ["variants.other", "'algorithm.ppo.gama'", "gamma"],
+        ["variants.other", "'algorithm.gama'", "gamma"],
     ),
     "variant's impossible value": (
         {"variants": {"other": {"algorithm": {"batch_size": 100}}}},

@@ -11,6 +11,7 @@ import dagster as dg
 
 from trade_pipeline.defs.automation import build_follower
 from trade_pipeline.defs.backfill import build_backfill, build_prune
+from trade_pipeline.defs.causality import observations_check
 from trade_pipeline.defs.derived import build_derived_sensor
 from trade_pipeline.defs.experiments import build_experiment, experiment_versions
 from trade_pipeline.defs.features import build_features, resolve_feature_sets
@@ -74,6 +75,10 @@ def build_definitions(places: Places) -> dg.Definitions:
         )
         for name, experiment in project.experiments.items()
     }
+    observations = [
+        observations_check(name, assets["dataset"], project.experiments[name])
+        for name, assets in experiments.items()
+    ]
     leaderboard = build_leaderboard(
         {name: assets["report"] for name, assets in experiments.items()},
         {
@@ -103,6 +108,7 @@ def build_definitions(places: Places) -> dg.Definitions:
         ],
         asset_checks=[
             *(check for one in checked for check in one.checks),
+            *observations,
             freshness.check,
             *pods.checks,
         ],

@@ -1,6 +1,6 @@
-"""The `causal` check of each `features/<set>`: people see in the UI that nothing looks ahead.
+"""Checks that people see in the UI: nothing looks ahead, neither features nor observations.
 
-Start at `causal_check`.
+Start at `causal_check` and `observations_check`.
 """
 
 import dagster as dg
@@ -10,7 +10,9 @@ from trade_pipeline.defs.checks import rows_table
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.features.assemble import read_segments
 from trade_pipeline.features.registry import FeatureSet
+from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.project import Project
+from trade_pipeline.storage import bundles, layout
 
 
 def causal_check(
@@ -60,6 +62,43 @@ def causal_check(
                 "prefixes": cuts,
                 "seconds": round(seconds, 1),
                 "foretell one bar and no more (look at these)": rows_table(hints),
+            },
+        )
+
+    return causal
+
+
+def observations_check(
+    name: str, dataset: dg.AssetsDefinition, experiment: ExperimentSettings
+) -> dg.AssetChecksDefinition:
+    """Blocking check that the environments of an experiment show nothing of later rows.
+
+    Args:
+        name: of the experiment.
+        dataset: its asset.
+        experiment: whose variants are tried.
+    """
+
+    @dg.asset_check(
+        asset=dataset.key,
+        name="causal",
+        blocking=True,
+        description="No observation of an episode changes when later bars and features do.",
+    )
+    def causal(store: Store) -> dg.AssetCheckResult:
+        from trade_pipeline.training.dataset import load_dataset
+        from trade_pipeline.training.observation_check import check_observations
+
+        home = layout.experiment_bundle(store.path, name, "dataset")
+        opened = load_dataset(bundles.current(home), check=False)
+        environments = [experiment.variant(variant)[0] for variant in experiment.variants]
+        different = {one.model_dump_json(): one for one in environments}
+        audits = [check_observations(opened, one) for one in different.values()]
+        return dg.AssetCheckResult(
+            passed=all(one.verdict == "clean" for one in audits),
+            metadata={
+                "environments": len(audits),
+                "report": dg.MetadataValue.md("\n\n".join(one.report() for one in audits)),
             },
         )
 

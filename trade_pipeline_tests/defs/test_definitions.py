@@ -114,6 +114,7 @@ def test_what_is_stored_is_checked_before_anything_downstream(shipped: dg.Defini
     assert names == {
         *((asset, "stored") for asset in data),
         *((f"features/{name}", "causal") for name in PROJECT.feature_sets),
+        *((f"{name}/dataset", "causal") for name in PROJECT.experiments),
         *(("ohlcv", name) for name in of_bars),
         ("volume_storage", "size"),
     }

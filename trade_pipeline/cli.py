@@ -138,7 +138,9 @@ def prune(
 
 @app.command()
 def reproduce(
-    key: Annotated[str, typer.Argument(help=f"Dataset, policy or backtest, {KEY_EXAMPLE}.")],
+    key: Annotated[
+        str, typer.Argument(help=f"Dataset, regime model, policy or backtest, {KEY_EXAMPLE}.")
+    ],
     version: VersionOption = None,
     store: StoreOption = None,
     keep: Annotated[

@@ -47,6 +47,20 @@ def test_list_shows_origin_inputs_and_defaults_and_what_is_broken(
     assert "hello" not in done.stdout
 
 
+def test_what_a_plug_in_prints_is_never_on_standard_output(tmp_path: Path) -> None:
+    folder = write(tmp_path, mine="print('from the plug-in')\n" + drop_in("mine"))
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from trade_pipeline.features.plugins.loading import load_plugins\n"
+        "print(sorted(load_plugins(Path(sys.argv[1])).known)[:1])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, folder], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "['atr']\n"
+    assert "from the plug-in" in done.stderr
+
+
 def test_a_sound_file_holds_in_every_line(tmp_path: Path) -> None:
     path = write(tmp_path, mine=drop_in("mine")) / "mine.py"
     done = run("check", str(path))
@@ -105,5 +119,5 @@ def test_a_module_that_never_ends_importing_is_stopped(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 1
-    assert "did not end in time and was stopped" in done.stdout
+    assert "did not end within 1 s and was stopped" in done.stdout
     assert not done.stderr

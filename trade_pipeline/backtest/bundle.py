@@ -12,7 +12,12 @@ import polars as pl
 
 from trade_pipeline.backtest.engine import BacktestResult
 from trade_pipeline.backtest.report.page import Curve, ReportInput, render
+from trade_pipeline.evaluation.by_regime import by_regime
+from trade_pipeline.evaluation.costs import capacity
+from trade_pipeline.evaluation.measure import FloatArray, as_json
 from trade_pipeline.evaluation.metrics import metrics
+from trade_pipeline.evaluation.periods import by_month, by_year, rolling
+from trade_pipeline.evaluation.relative import relative
 from trade_pipeline.evaluation.trades import excursions, match_fills
 from trade_pipeline.storage.bundles import BundleReference, seal
 from trade_pipeline.storage.documents import write_json
@@ -21,8 +26,11 @@ from trade_pipeline.storage.location import ArtifactLocation, replacing
 from trade_pipeline.training.dataset import UNITS, Dataset
 
 TABLES = ("equity", "orders", "fills", "trades")
+PERIOD_TABLES = ("years", "months", "rolling")
+ROLLING_DAYS = 60  # fewer tell little of a Sharpe ratio
+CAPACITY_SHARE = 0.01  # of a bar's volume: what an order may take without moving much
 DETERMINISTIC = (
-    *(f"{table}.{kind}" for table in TABLES for kind in ("parquet", "csv")),
+    *(f"{table}.{kind}" for table in TABLES + PERIOD_TABLES for kind in ("parquet", "csv")),
     "metrics.json",
     "summary.json",
     "report.html",
@@ -66,6 +74,7 @@ def write_backtest(
         "orders": result.orders,
         "fills": result.fills,
         "trades": _tagged(excursions(tables.trips, high, low), dataset),
+        **period_tables(result, dataset),
     }
     for name, frame in frames.items():
         write_frame(staging.child(f"{name}.parquet"), frame)
@@ -101,8 +110,14 @@ def _tagged(trades: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
 
 
 def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
-    """All metrics of a backtest; see `evaluation.metrics.metrics`."""
-    return metrics(
+    """What `metrics.json` holds.
+
+    `evaluation.metrics.metrics` of the curve and, each with `values` and `undefined`: `market`,
+    beside an equal weight of all instruments without costs; `capacity`, at `CAPACITY_SHARE` of
+    volume; and, where the dataset has regimes, `regimes` by the label known at the decision.
+    """
+    risk_free = float(result.summary["risk_free"])
+    found = metrics(
         equity=result.equity,
         close_ts=result.ts,
         bars_per_year=dataset.bars_per_year,
@@ -113,8 +128,74 @@ def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
         fees_paid=float(result.fees.sum()),
         slippage_paid=float(result.slippage.sum()),
         financing_paid=float(result.financing.sum()),
-        risk_free=float(result.summary["risk_free"]),
+        risk_free=risk_free,
     )
+    beside = relative(
+        result.equity,
+        result.ts,
+        market_curve(result, dataset),
+        result.ts,
+        dataset.days_per_year,
+        risk_free,
+    )
+    found |= {"market": as_json(beside), "capacity": _capacity(result, dataset)}
+    if dataset.regime_labels is not None:
+        found["regimes"] = by_regime(
+            result.equity,
+            dataset.regime_labels[result.row[1:] - 1],
+            result.exposure,
+            dataset.bars_per_year,
+            risk_free,
+        )
+    return found
+
+
+def market_curve(result: BacktestResult, dataset: Dataset) -> FloatArray:
+    """[n + 1] worth of one unit in all instruments of the dataset, over the steps of a backtest.
+
+    Equal weights again at each close, no costs. What happened between two slices is left out, as
+    no strategy can hold anything there.
+    """
+    close = np.asarray(dataset.close)
+    moves = close[result.row[1:]] / close[result.row[1:] - 1]
+    curve: FloatArray = np.cumprod(np.append(1.0, moves.mean(axis=1)))
+    return curve
+
+
+def period_tables(result: BacktestResult, dataset: Dataset) -> dict[str, pl.DataFrame]:
+    """`PERIOD_TABLES`: figures by year and month, and over the last `ROLLING_DAYS` days."""
+    risk_free = float(result.summary["risk_free"])
+    given = (result.equity, result.ts)
+    return {
+        "years": by_year(*given, dataset.days_per_year, risk_free),
+        "months": by_month(*given, dataset.days_per_year, risk_free),
+        "rolling": rolling(*given, ROLLING_DAYS, dataset.days_per_year, risk_free),
+    }
+
+
+def _capacity(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
+    """Capacity, without the closing at slice ends, which only our data asked for."""
+    fills = result.fills.filter(pl.col("reason") != "slice_end")
+    row = fills["row"].to_numpy()
+    instruments = len(dataset.instruments)
+    numbers = {name: n for n, name in enumerate(dataset.instruments)}
+    instrument = np.array([numbers[name] for name in fills["instrument"]], np.int64)
+    found = capacity(
+        row * instruments + instrument,
+        fills["quantity"].to_numpy(),
+        np.asarray(dataset.volume)[row, instrument],
+        float(result.equity[0]),
+        CAPACITY_SHARE,
+    )
+    bar = found.pop("bar")
+    at = None if bar.value is None else divmod(int(bar.value), instruments)
+    described = as_json(found)
+    if at is not None:
+        described["binding"] = {
+            "close_ts": int(dataset.close_ts[at[0]]),
+            "instrument": dataset.instruments[at[1]],
+        }
+    return described
 
 
 def prices_of(dataset: Dataset, first: int, last: int) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def reproduce(
     clock: Callable[[], float],
     plugins: Plugins = SHIPPED_ONLY,
 ) -> Reproduction:
-    """Rebuild a dataset, policy or backtest bundle and compare versions.
+    """Rebuild a dataset, regime model, policy or backtest bundle and compare versions.
 
     Args:
         bundle: folder of one version, `<key>/<version>`; its store is only read.
@@ -111,12 +111,14 @@ def reproduce(
             found = rebuild.policy(bundle)
         elif datasets.DOCUMENT in members:
             found = rebuild.dataset_bundle(bundle)
+        elif regimes.DOCUMENT in members:
+            found = rebuild.regime_model(bundle)
         elif {"equity.parquet", PROVENANCE} <= members:
             found = rebuild.backtest(bundle)
         else:
             raise ReproduceError(
-                f"{bundle}: is neither dataset, policy nor backtest with a {PROVENANCE}, which are "
-                "what can be rebuilt; materialize it again instead."
+                f"{bundle}: is no dataset, regime model, policy, nor backtest with a {PROVENANCE}, "
+                "which are what can be rebuilt; materialize it again instead."
             )
     except _OtherwiseError:
         pass
@@ -154,6 +156,27 @@ class _Rebuild:
         built = self._dataset(recipe, read_json(bundle.child(datasets.INPUTS)))
         self._compare(bundle, built)
         return built.path.name
+
+    def regime_model(self, bundle: ArtifactLocation) -> str:
+        """Fit a fold's regimes again; returns the version."""
+        document = read_json(bundle.child(regimes.DOCUMENT))
+        self._same("implementation", document["implementation"], regimes.IMPLEMENTATION)
+        name = bundle.path.parent.relative_to(bundle.store).parts[0]
+        home = layout.experiment_bundle(self._store, name, "dataset")
+        dataset = home.child(document["dataset_version"])
+        if not dataset.path.is_dir():
+            raise ReproduceError(
+                f"{bundle}: its dataset {dataset.key} is no longer stored, and that records how "
+                "it was made."
+            )
+        recipe = _recipe(dataset, recipes.recorded(dataset))
+        built = self._dataset(recipe, read_json(dataset.child(datasets.INPUTS)))
+        content = {**recipe.settings, "regimes": document["settings"], "search": None}
+        settings = parse_settings(content, ExperimentSettings, recipe.origin)
+        fitted = self._regime_model(name, settings, built, document["fold"])
+        assert fitted is not None
+        self._compare(bundle, fitted)
+        return fitted.path.name
 
     def policy(self, bundle: ArtifactLocation) -> str:
         """Train a policy again; returns its version."""

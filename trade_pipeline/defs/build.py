@@ -162,6 +162,13 @@ def _check_environments(
                         f"{file}: key 'regimes.inputs': {one!r} is no feature of "
                         f"{experiment.features}.{closest(one, list(known))}"
                     )
+            first = experiment.regimes.inputs[0]
+            if not feature_set.gives_returns(first):
+                raise SettingsError(
+                    f"{file}: key 'regimes.inputs': the first one is {first!r}, but states are "
+                    "ordered by the variance of a return: name a column of the indicator returns "
+                    "first."
+                )
             known = (*known, "regime")
         for variant in experiment.variants:
             environment = experiment.variant(variant)[0]
@@ -174,9 +181,10 @@ def _check_environments(
                     )
             label = getattr(environment.starts, "label", None)
             if label is not None and label not in known:
+                regimes = " For regimes, configure `regimes`." if label == "regime" else ""
                 raise SettingsError(
                     f"{file}: key 'environment.starts.label' of variant {variant}: {label!r} is no "
-                    f"feature of {experiment.features}; known are {', '.join(known)}."
+                    f"feature of {experiment.features}; known are {', '.join(known)}.{regimes}"
                 )
 
 

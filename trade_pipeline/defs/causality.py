@@ -3,24 +3,31 @@
 Start at `causal_check` and `observations_check`.
 """
 
+from typing import Any
+
 import dagster as dg
 import polars as pl
 
 from trade_pipeline.defs.checks import rows_table
 from trade_pipeline.defs.resources import Store
+from trade_pipeline.features import causality_verdicts as verdicts
 from trade_pipeline.features.assemble import read_segments
 from trade_pipeline.features.registry import FeatureSet
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.project import Project
 from trade_pipeline.storage import bundles, layout
+from trade_pipeline.storage.frames import content_hash, read_frame
 
 
 def causal_check(
-    asset: dg.AssetsDefinition, feature_set: FeatureSet, project: Project
+    name: str, asset: dg.AssetsDefinition, feature_set: FeatureSet, project: Project
 ) -> dg.AssetChecksDefinition:
     """Blocking check that no column looks ahead or rests on more bars than it declares.
 
+    What it finds is kept: no dataset is built on such a table, in this run or later.
+
     Args:
+        name: of the set.
         asset: `features/<set>`.
         feature_set: of it.
         project: settings of its series.
@@ -31,12 +38,13 @@ def causal_check(
         name="causal",
         blocking=True,
         description="No value changes when later bars arrive (every prefix of 1,000 consecutive "
-        "rows, and a sample of all others), nor with more history than the lookback.",
+        "rows, and a sample of all others), nor with more history than the lookback. Over all "
+        "series, those of earlier runs too.",
     )
     def causal(context: dg.AssetCheckExecutionContext, store: Store) -> dg.AssetCheckResult:
         from trade_pipeline.features.causality_check import check_feature_set
 
-        found, hints = [], []
+        hints: list[dict[str, Any]] = []
         rows = cuts = 0
         seconds = 0.0
         keys = list(context.op_execution_context.partition_keys)
@@ -46,7 +54,8 @@ def causal_check(
             segments = read_segments(store.path, key, project.series, feature_set)
             checked = check_feature_set(segments, feature_set)
             series = pl.lit(key).alias("series")
-            found += checked.violations.select(series, pl.all()).to_dicts()
+            digest = content_hash(read_frame(layout.features(store.path, name, key)))
+            verdicts.keep(store.path, name, key, digest, checked.violations.to_dicts())
             hints += checked.decay.filter("suspect").select(series, pl.all()).to_dicts()
             rows, cuts = rows + checked.rows, cuts + checked.cuts
             seconds += checked.seconds
@@ -54,8 +63,11 @@ def causal_check(
                 f"{key} ({number} of {len(keys)}): {checked.cuts} prefixes of {checked.rows} bars "
                 f"in {checked.seconds:.1f} s, {checked.violations.height} violations"
             )
+        standing = verdicts.standing(store.path, name, project.series)
+        found = [{"series": key, **row} for key, rows_ in standing.items() for row in rows_]
         return dg.AssetCheckResult(
             passed=not found,
+            description=_said(found),
             metadata={
                 "violations": rows_table(found),
                 "bars": rows,
@@ -66,6 +78,16 @@ def causal_check(
         )
 
     return causal
+
+
+def _said(found: list[dict[str, str]]) -> str:
+    if not found:
+        return "No column of any series looks ahead."
+    first = found[0]
+    return (
+        f"{first['series']}: {first['column']}, {first['kind']}, first at {first['ts']}: "
+        f"{first['problem']}" + (f" And {len(found) - 1} more." if len(found) > 1 else "")
+    )
 
 
 def observations_check(

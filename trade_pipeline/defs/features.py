@@ -24,7 +24,7 @@ from trade_pipeline.defs.partitions import (
 )
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.features.assemble import read_segments
-from trade_pipeline.features.plugins.loading import Plugins
+from trade_pipeline.features.plugins.loading import Plugins, parameter_problems
 from trade_pipeline.features.registry import BrokenPluginError, FeatureSet, resolve
 from trade_pipeline.features.table import feature_table
 from trade_pipeline.settings.code_version import code_version
@@ -51,6 +51,9 @@ def resolve_feature_sets(
     """
     found: dict[str, FeatureSet] = {}
     broken: dict[str, str] = {}
+    # All at once: one process tries the plug-ins of every set.
+    every = [one for settings in project.feature_sets.values() for one in settings.indicators]
+    parameter_problems(plugins, every)
     for name, settings in project.feature_sets.items():
         origin = str(project.configs / "features" / f"{name}.yaml")
         try:
@@ -133,7 +136,7 @@ def _build_one(
     def hash_of(store: Path, partition: str) -> str:
         return content_hash(read_frame(layout.features(store, name, partition)))
 
-    causal = causal_check(features, feature_set, project)
+    causal = causal_check(name, features, feature_set, project)
     return Checked(features, stored_check(features, hash_of), causal)
 
 

@@ -1,35 +1,59 @@
 """Figures of one equity curve: growth, risk, Sharpe with its interval, activity and trades.
 
 Numpy arrays in, plain numbers out. It knows no instrument, file, frame or clock. A figure that
-has no value is null with a reason, never infinite, NaN or 0 by default.
-Start at `metrics`; the formulas are also there one by one (`sharpe`, `sortino`, `drawdown`).
+has no value is null with a reason, never infinite, NaN or 0 by default. Formulas: docs/metrics.md.
+Start at `metrics`. Beside it stand `periods` (years, months, rolling), `by_regime`, `relative`
+(another curve), `significance` (intervals, deflated Sharpe ratio, seeds) and `costs`.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from trade_pipeline.evaluation.costs import cost_shares
+from trade_pipeline.evaluation.growth import (
+    MS_PER_DAY,
+    day_returns,
+    drawdown,
+    growth,
+    simple_returns,
+    until_ruin,
+)
+from trade_pipeline.evaluation.measure import (
+    FloatArray,
+    IntArray,
+    Measure,
+    as_json,
+    finite,
+    no_spread,
+    undefined,
+)
+from trade_pipeline.evaluation.ratios import distribution, shape, sharpe, sortino
+from trade_pipeline.evaluation.significance import (
+    intervals,
+    probabilistic_sharpe,
+    sharpe_interval,
+)
 
-IMPLEMENTATION = 1
+__all__ = [
+    "IMPLEMENTATION",
+    "MS_PER_DAY",
+    "Measure",
+    "day_returns",
+    "drawdown",
+    "metrics",
+    "probabilistic_sharpe",
+    "sharpe",
+    "sharpe_interval",
+    "sortino",
+]
 
-MS_PER_DAY = 86_400_000
-MS_PER_YEAR = 365 * MS_PER_DAY
+# Stands for every module of figures beside this one, too.
+IMPLEMENTATION = 2
 FEW_DAYS = 60  # below this a Sharpe ratio is mostly chance, and the reader is told so
-RESAMPLES = 1_000
-FEWEST_RESAMPLED = 10  # returns; resampling fewer shows the resampling, not the strategy
-NO_SPREAD = 1e-12  # a standard deviation below this times |mean| is rounding, not spread
-
-
-class Measure(NamedTuple):
-    """A figure, or the reason it has none."""
-
-    value: float | int | None
-    reason: str | None
 
 
 def metrics(
@@ -49,10 +73,12 @@ def metrics(
     """All figures of one curve, ready for JSON.
 
     The headline `sharpe`, and `sortino`, `volatility`, `var_5`, `cvar_5`, `omega`, `tail_ratio`,
-    `psr` use returns from UTC day end to UTC day end (days without a bar do not count; the first
-    return starts at E_0). `sharpe_bar`, `cagr`, `max_drawdown`, `exposure`, `time_in_market`,
-    `turnover` use bars. `hit_rate`, `profit_factor`, `average_trade`, `sqn` use closed trades.
-    After ruin (equity at or below zero) nothing is counted any more.
+    `skew`, `kurtosis`, `psr` and what ends in `_day` use returns from UTC day end to UTC day end
+    (days without a bar do not count; the first return starts at E_0), and so do the 95 % intervals
+    `sharpe_low` to `sharpe_high`, `cagr_day_low` and `max_drawdown_day_low` likewise. What ends in
+    `_bar`, `cagr`, `max_drawdown`, `calmar`, `exposure`, `time_in_market`, `turnover` use bars.
+    `hit_rate`, `profit_factor`, `average_trade`, `sqn` use closed trades; `fees_share` and the
+    like are of `gross_result`. After ruin (equity at or below zero) nothing is counted any more.
 
     Args:
         equity: [n+1] account value in quote currency, E_0 first.
@@ -66,7 +92,7 @@ def metrics(
         slippage_paid: see `fees_paid`.
         financing_paid: see `fees_paid`.
         risk_free: annual rate taken off returns, as a fraction.
-        seed: of the bootstrap behind `sharpe_low` and `sharpe_high`.
+        seed: of the bootstrap behind the intervals.
 
     Returns:
         `values` (name to number or None), `undefined` (name to reason), `periods_per_year`
@@ -77,189 +103,51 @@ def metrics(
     """
     _check(equity, close_ts, exposure, turnover_notional, trade_nets)
     warnings: list[str] = []
-    ruined = np.flatnonzero(equity <= 0)
-    if ruined.size:
-        end = int(ruined[0])
-        equity = np.append(equity[:end], 0.0)
-        close_ts = close_ts[: end + 1]
+    alive = until_ruin(equity)
+    if alive[-1] <= 0:
         warnings.append(
-            f"The account was ruined after {end} of {exposure.size} bars; later bars do not count."
+            f"The account was ruined after {alive.size - 1} of {exposure.size} bars; later bars do "
+            "not count."
         )
+    equity, close_ts = alive, close_ts[: alive.size]
     bars = equity.size - 1
-    by_bar = equity[1:] / equity[:-1] - 1
+    by_bar = simple_returns(equity)
     by_day = day_returns(equity, close_ts)
     if by_day.size < FEW_DAYS:
         warnings.append(
             f"Only {by_day.size} days: under {FEW_DAYS} days a Sharpe ratio is mostly chance."
         )
-    low, high = sharpe_interval(by_day, days_per_year, risk_free, seed)
+    within = intervals(by_day, days_per_year, risk_free, seed)
+    of_days = distribution(by_day, days_per_year, risk_free)
+    of_bars = distribution(by_bar, bars_per_year, risk_free)
     measures = {
-        "sharpe": sharpe(by_day, days_per_year, risk_free),
-        "sharpe_low": low,
-        "sharpe_high": high,
-        "sharpe_bar": sharpe(by_bar, bars_per_year, risk_free),
+        "sharpe": of_days.pop("sharpe"),
+        "sharpe_low": within["sharpe"][0],
+        "sharpe_high": within["sharpe"][1],
+        "sharpe_bar": of_bars.pop("sharpe"),
         "psr": probabilistic_sharpe(by_day, days_per_year, risk_free),
-        **_growth(equity, close_ts, bars_per_year),
-        **_distribution(by_day, days_per_year, risk_free),
+        **growth(equity, close_ts, bars_per_year, days_per_year),
+        "cagr_day_low": within["cagr"][0],
+        "cagr_day_high": within["cagr"][1],
+        "max_drawdown_day_low": within["max_drawdown"][0],
+        "max_drawdown_day_high": within["max_drawdown"][1],
+        # `hit_rate` is that of trades.
+        **{("hit_rate_day" if name == "hit_rate" else name): one for name, one in of_days.items()},
+        **shape(by_day),
+        **{f"{name}_bar": measure for name, measure in of_bars.items()},
         **_activity(equity, exposure[:bars], turnover_notional[:bars], bars_per_year),
         **_trades(trade_nets),
         "fees_paid": Measure(float(fees_paid), None),
         "slippage_paid": Measure(float(slippage_paid), None),
         "financing_paid": Measure(float(financing_paid), None),
+        **cost_shares(float(equity[-1] - equity[0]), fees_paid, slippage_paid, financing_paid),
         "bars": Measure(bars, None),
         "days": Measure(int(by_day.size), None),
     }
     return {
-        "values": {name: measure.value for name, measure in measures.items()},
-        "undefined": {name: m.reason for name, m in measures.items() if m.reason is not None},
+        **as_json(measures),
         "periods_per_year": {"bar": float(bars_per_year), "day": float(days_per_year)},
         "warnings": warnings,
-    }
-
-
-def day_returns(equity: FloatArray, close_ts: IntArray) -> FloatArray:
-    """[days] returns between the last closes of UTC days, the first one from E_0.
-
-    A bar that closes at midnight belongs to the day it ends.
-    """
-    if equity.size < 2:
-        return np.empty(0)
-    day = (close_ts[1:] - 1) // MS_PER_DAY
-    last = np.flatnonzero(np.append(day[1:] != day[:-1], True)) + 1
-    ends = equity[np.append(0, last)]
-    returns: FloatArray = ends[1:] / ends[:-1] - 1
-    return returns
-
-
-def drawdown(equity: FloatArray) -> FloatArray:
-    """[n] equity over its highest value so far, minus one; never positive.
-
-    >>> drawdown(np.array([100.0, 120.0, 90.0]))
-    array([ 0.  ,  0.  , -0.25])
-    """
-    under: FloatArray = equity / np.maximum.accumulate(equity) - 1
-    return under
-
-
-def sharpe(returns: FloatArray, periods_per_year: float, risk_free: float = 0.0) -> Measure:
-    """Mean excess return over its standard deviation (ddof 1), annualised."""
-    if returns.size < 2:
-        return _undefined(f"{returns.size} returns; at least two are needed")
-    excess = returns - _per_period(risk_free, periods_per_year)
-    mean, spread = float(excess.mean()), float(excess.std(ddof=1))
-    if spread <= NO_SPREAD * abs(mean):
-        return _undefined("returns do not vary")
-    return _finite(mean / spread * math.sqrt(periods_per_year))
-
-
-def sharpe_interval(
-    returns: FloatArray, periods_per_year: float, risk_free: float = 0.0, seed: int = 0
-) -> tuple[Measure, Measure]:
-    """95 % interval of the Sharpe ratio: circular block bootstrap, blocks of n^(1/3) returns."""
-    count = returns.size
-    if count < FEWEST_RESAMPLED:
-        few = _undefined(f"{count} returns; at least {FEWEST_RESAMPLED} are needed to resample")
-        return few, few
-    length = max(1, round(count ** (1 / 3)))
-    random = np.random.default_rng(seed)
-    offsets = np.arange(length)
-    ratios = []
-    for _ in range(RESAMPLES):
-        starts = random.integers(0, count, size=-(-count // length))
-        rows = ((starts[:, None] + offsets) % count).ravel()[:count]
-        ratio = sharpe(returns[rows], periods_per_year, risk_free).value
-        if ratio is not None:
-            ratios.append(ratio)
-    if len(ratios) < RESAMPLES // 2:
-        flat = _undefined("most resampled returns do not vary")
-        return flat, flat
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Measure(float(low), None), Measure(float(high), None)
-
-
-def probabilistic_sharpe(
-    returns: FloatArray,
-    periods_per_year: float,
-    risk_free: float = 0.0,
-    benchmark: float = 0.0,
-) -> Measure:
-    """Probability that the true Sharpe ratio is above `benchmark` (both annualised)."""
-    annual = sharpe(returns, periods_per_year, risk_free)
-    if annual.value is None:
-        return annual
-    root = math.sqrt(periods_per_year)
-    ratio, against = annual.value / root, benchmark / root
-    centred = returns - returns.mean()
-    variance = float((centred**2).mean())
-    skew = float((centred**3).mean()) / variance**1.5
-    kurtosis = float((centred**4).mean()) / variance**2
-    under = 1 - skew * ratio + (kurtosis - 1) / 4 * ratio**2
-    if under <= 0:
-        return _undefined("the variance of the Sharpe ratio comes out negative")
-    z = (ratio - against) * math.sqrt(returns.size - 1) / math.sqrt(under)
-    return Measure(0.5 * (1 + math.erf(z / math.sqrt(2))), None)
-
-
-def sortino(returns: FloatArray, periods_per_year: float, minimum: float = 0.0) -> Measure:
-    """Mean return above an annual `minimum` over the root mean square shortfall, annualised."""
-    if returns.size < 2:
-        return _undefined(f"{returns.size} returns; at least two are needed")
-    excess = returns - _per_period(minimum, periods_per_year)
-    mean = float(excess.mean())
-    shortfall = math.sqrt(float((np.minimum(excess, 0.0) ** 2).mean()))
-    if shortfall <= NO_SPREAD * abs(mean):
-        return _undefined("no return falls short")
-    return _finite(mean / shortfall * math.sqrt(periods_per_year))
-
-
-def _growth(equity: FloatArray, close_ts: IntArray, bars_per_year: float) -> dict[str, Measure]:
-    """Total and annual growth, the deepest drawdown and their ratio."""
-    if equity.size < 2:
-        none = _undefined("no bars")
-        return dict.fromkeys(
-            ("total_return", "cagr", "cagr_calendar", "max_drawdown", "calmar"), none
-        )
-    growth = float(equity[-1] / equity[0])
-    deepest = float(drawdown(equity).min())
-    cagr = _annual(growth, bars_per_year / (equity.size - 1))
-    if cagr.value is None:
-        calmar = cagr
-    elif deepest == 0:
-        calmar = _undefined("equity never fell below its highest value")
-    else:
-        calmar = _finite(cagr.value / abs(deepest))
-    return {
-        "total_return": _finite(growth - 1),
-        "cagr": cagr,
-        "cagr_calendar": _annual(growth, MS_PER_YEAR / float(close_ts[-1] - close_ts[0])),
-        "max_drawdown": Measure(deepest, None),
-        "calmar": calmar,
-    }
-
-
-def _distribution(
-    returns: FloatArray, periods_per_year: float, risk_free: float
-) -> dict[str, Measure]:
-    """Shape of the daily returns."""
-    measures = {"sortino": sortino(returns, periods_per_year, risk_free)}
-    if returns.size < 2:
-        none = _undefined(f"{returns.size} returns; at least two are needed")
-        names = ("volatility", "var_5", "cvar_5", "omega", "tail_ratio")
-        return measures | dict.fromkeys(names, none)
-    low, high = (float(level) for level in np.percentile(returns, [5, 95]))
-    excess = returns - _per_period(risk_free, periods_per_year)
-    gained = float(excess[excess > 0].sum())
-    lost = float(-excess[excess < 0].sum())
-    return measures | {
-        "volatility": _finite(float(returns.std(ddof=1)) * math.sqrt(periods_per_year)),
-        "var_5": Measure(low, None),
-        "cvar_5": Measure(float(returns[returns <= low].mean()), None),
-        "omega": _finite(gained / lost) if lost > 0 else _undefined("no return falls short"),
-        "tail_ratio": (
-            _finite(abs(high) / abs(low))
-            if low != 0
-            else _undefined("the 5 % quantile of returns is zero")
-        ),
     }
 
 
@@ -268,14 +156,16 @@ def _activity(
 ) -> dict[str, Measure]:
     """How much was held and traded; turnover is annual, in multiples of equity."""
     if exposure.size == 0:
-        return dict.fromkeys(("exposure", "time_in_market", "turnover"), _undefined("no bars"))
+        return dict.fromkeys(("exposure", "time_in_market", "turnover"), undefined("no bars"))
     # Exposure relative to an equity of zero means nothing: the bar of ruin is left out.
-    held = exposure[equity[1:] > 0]
-    none = _undefined("ruined in the first bar")
+    held = exposure[: exposure.size - (equity[-1] <= 0)]
+    none = undefined("ruined in the first bar")
     return {
         "exposure": Measure(float(held.mean()), None) if held.size else none,
-        "time_in_market": Measure(float((held > 0).mean()), None) if held.size else none,
-        "turnover": _finite(float((notional / equity[:-1]).mean()) * bars_per_year),
+        "time_in_market": Measure(np.count_nonzero(held > 0) / held.size, None)
+        if held.size
+        else none,
+        "turnover": finite(float((notional / equity[:-1]).mean()) * bars_per_year),
     }
 
 
@@ -284,47 +174,23 @@ def _trades(nets: FloatArray) -> dict[str, Measure]:
     names = ("hit_rate", "profit_factor", "average_trade", "sqn")
     count = Measure(int(nets.size), None)
     if nets.size == 0:
-        return {"trades": count, **dict.fromkeys(names, _undefined("no closed trades"))}
+        return {"trades": count, **dict.fromkeys(names, undefined("no closed trades"))}
     won, lost = float(nets[nets > 0].sum()), float(-nets[nets < 0].sum())
     mean = float(nets.mean())
     spread = float(nets.std(ddof=1)) if nets.size > 1 else 0.0
     if nets.size < 2:
-        quality = _undefined("one closed trade; at least two are needed")
-    elif spread <= NO_SPREAD * abs(mean):
-        quality = _undefined("trade results do not vary")
+        quality = undefined("one closed trade; at least two are needed")
+    elif no_spread(spread, mean):
+        quality = undefined("trade results do not vary")
     else:
-        quality = _finite(math.sqrt(nets.size) * mean / spread)
+        quality = finite(math.sqrt(nets.size) * mean / spread)
     return {
         "trades": count,
         "hit_rate": Measure(float((nets > 0).mean()), None),
-        "profit_factor": _finite(won / lost) if lost > 0 else _undefined("no losing trade"),
+        "profit_factor": finite(won / lost) if lost > 0 else undefined("no losing trade"),
         "average_trade": Measure(mean, None),
         "sqn": quality,
     }
-
-
-def _annual(growth: float, power: float) -> Measure:
-    """Growth factor raised to `power`, minus one."""
-    if growth == 0:
-        return Measure(-1.0, None)
-    try:
-        return _finite(math.expm1(math.log(growth) * power))
-    except OverflowError:
-        return _undefined("the curve is too short to annualise: the result exceeds any number")
-
-
-def _per_period(annual: float, periods_per_year: float) -> float:
-    return float((1 + annual) ** (1 / periods_per_year) - 1)
-
-
-def _undefined(reason: str) -> Measure:
-    return Measure(None, reason)
-
-
-def _finite(value: float) -> Measure:
-    if math.isfinite(value):
-        return Measure(value, None)
-    return _undefined("the result exceeds any number")
 
 
 def _check(
@@ -347,11 +213,11 @@ def _check(
                 f"{name} has shape {array.shape}, but equity has {equity.size} values; "
                 f"({size},) is expected"
             )
-    alive = np.append(True, equity[:-1] > 0)
+    alive = until_ruin(equity).size - 1
     for name, array in (
         ("equity", equity),
-        ("exposure", exposure[equity[1:] > 0]),
-        ("turnover_notional", turnover_notional[alive[1:]]),
+        ("exposure", exposure[: alive - (equity[alive] <= 0)]),
+        ("turnover_notional", turnover_notional[:alive]),
         ("trade_nets", trade_nets),
     ):
         if not np.isfinite(array).all():

@@ -26,7 +26,7 @@ from trade_pipeline.settings.base import Settings
 
 Array = NDArray[np.float64]
 Bars = Mapping[str, Array]
-Period = Annotated[int, Field(ge=2, le=10_000, description="In bars.")]
+Period = Annotated[int, Field(strict=True, ge=2, le=10_000, description="In bars.")]
 Parameters = TypeVar("Parameters", bound=Settings)
 
 PRICES_AND_VOLUME = ("open", "high", "low", "close", "volume")

@@ -17,7 +17,12 @@ from trade_pipeline.features.indicator import (
     Indicator,
     reference_column,
 )
-from trade_pipeline.features.plugins.loading import SHIPPED_ONLY, Known, Plugins
+from trade_pipeline.features.plugins.loading import (
+    SHIPPED_ONLY,
+    Known,
+    Plugins,
+    parameter_problems,
+)
 from trade_pipeline.features.plugins.specification import declaration_problem, told
 from trade_pipeline.settings.base import Settings, SettingsError, closest, parse_settings
 from trade_pipeline.settings.features import (
@@ -125,6 +130,11 @@ class FeatureSet:
         """Names of all feature columns, unique."""
         return tuple(name for member in self.members for name in member.names)
 
+    def gives_returns(self, name: str) -> bool:
+        """Whether a column holds returns of the price, as far as that is known: plug-ins may."""
+        owner = next(member for member in self.members if name in member.names)
+        return owner.indicator.name == "returns" or owner.plugin is not None
+
     @property
     def lookback(self) -> int:
         """The longest lookback of its members, in bars."""
@@ -204,11 +214,15 @@ def resolve(
     known = plugins.known
     members = []
     owners: dict[str, str] = {}
+    problems = parameter_problems(plugins, settings.indicators)
     for position, chosen in enumerate(settings.indicators):
         entry = f"indicators.{position}"
         if chosen.name not in known:
             raise _unknown(chosen.name, f"{origin}: {entry}", plugins)
-        member = _member(known[chosen.name], chosen, settings.timeframe, f"{origin}: {entry}")
+        where = f"{origin}: {entry} ({chosen.name})"
+        if problems[position] is not None:
+            raise _broken(where, known[chosen.name], problems[position])
+        member = _member(known[chosen.name], chosen, settings.timeframe, where)
         if member.timeframe is not None and member.references:
             raise SettingsError(
                 f"{origin}: {entry} ({chosen.name}) reads other series, which works on the set's "
@@ -225,24 +239,30 @@ def resolve(
     return FeatureSet(tuple(members), settings.scaling, settings.timeframe)
 
 
-def _member(known: Known, chosen: IndicatorSettings, base: str | None, entry: str) -> Member:
+def _member(known: Known, chosen: IndicatorSettings, base: str | None, where: str) -> Member:
     """The indicator with its parameters; a plug-in's own functions may raise anything."""
     indicator = known.indicator
     try:
-        parameters = parse_settings(chosen.params, indicator.parameters, f"{entry} ({chosen.name})")
-        problem = None if known.code is None else declaration_problem(indicator, parameters)
+        parameters = parse_settings(chosen.params, indicator.parameters, where)
     except SettingsError:
         raise
     except Exception as error:
-        problem = f"its specification fails: {told(error)}"
-    if problem is not None:
-        raise BrokenPluginError(
-            f"{entry} ({chosen.name}) is broken at these parameters: {known.origin}: {problem}."
-        )
+        raise _broken(where, known, f"its parameters fail: {told(error)}") from error
+    if known.code is not None:
+        try:
+            problem = declaration_problem(indicator, parameters)
+        except Exception as error:
+            problem = f"its specification fails: {told(error)}"
+        if problem is not None:
+            raise _broken(where, known, problem)
     if chosen.timeframe is None or base is None:
         return Member(indicator, parameters, plugin=known.code)
     bars_each = HIGHER_TIMEFRAME_MS[chosen.timeframe] // TIMEFRAME_MS[base]
     return Member(indicator, parameters, chosen.timeframe, bars_each, known.code)
+
+
+def _broken(where: str, known: Known, problem: str | None) -> BrokenPluginError:
+    return BrokenPluginError(f"{where} is broken at these parameters: {known.origin}: {problem}.")
 
 
 def _unknown(name: str, entry: str, plugins: Plugins) -> SettingsError:

@@ -94,7 +94,12 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str, conten
             continue  # pydantic counts only the entries that were right
         path = ".".join(_written(problem["loc"], content))
         key = f"key {path!r}" if path else "the whole file"
-        said = problem["msg"].removeprefix("Value error, ")
+        said = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        said = (
+            said.replace("valid tuple", "list")
+            .replace("Tuple", "List")
+            .replace(" after validation", "")
+        )
         if problem["type"] == "extra_forbidden":
             hint = closest(str(problem["loc"][-1]), _field_names(model))
             lines.append(f"{origin}: unknown {key}.{hint}")
@@ -103,13 +108,17 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str, conten
         elif problem["type"] in ("model_attributes_type", "model_type", "dict_type"):
             lines.append(
                 f"{origin}: {key} is {problem['input']!r}: a mapping is needed, such as "
-                "{kind: ...} or {term: ...}; see docs/experiments.md."
+                "{kind: ...}, {name: ...} or {term: ...}; docs/ shows what goes there."
             )
         elif isinstance(problem["input"], dict | list | tuple | BaseModel):
-            lines.append(f"{origin}: {key}: {said}.")
+            lines.append(f"{origin}: {key + ': ' if path else ''}{said}{_stop(said)}")
         else:
-            lines.append(f"{origin}: {key} is {problem['input']!r}: {said}.")
+            lines.append(f"{origin}: {key} is {problem['input']!r}: {said}{_stop(said)}")
     return "\n".join(lines)
+
+
+def _stop(said: str) -> str:
+    return "" if said.endswith(("?", "!")) else "."
 
 
 def _written(location: tuple[int | str, ...], content: Any) -> list[str]:

@@ -63,6 +63,11 @@ def verdict(store: Path, check: str, series: str, year: int) -> ArtifactLocation
     return ArtifactLocation(store, f"verdicts/{check}/{series}/{year}.json")
 
 
+def causal_verdict(store: Path, feature_set: str, series: str) -> ArtifactLocation:
+    """What looks ahead in a feature table: a JSON document, absent while nothing does."""
+    return ArtifactLocation(store, f"verdicts/causal/{feature_set}/{series}.json")
+
+
 def leases(store: Path) -> Path:
     """Ledger of the pods that this host asked for: an SQLite file."""
     return store / "pods" / "ledger.sqlite"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from trade_pipeline.features.causality_verdicts import require_causal
 from trade_pipeline.features.registry import FeatureSet
 from trade_pipeline.market.stored import read_grids, read_manifest
 from trade_pipeline.settings.experiment import ExperimentSettings
@@ -29,7 +30,7 @@ def assemble_dataset(
         origin: the experiment's file, as errors name it.
 
     Raises:
-        StorageError: a feature table or manifest is not materialized.
+        StorageError: a feature table or manifest is not materialized, or a table looks ahead.
         SplitError: the series share too few rows.
     """
     inputs, versions = [], {}
@@ -41,6 +42,7 @@ def assemble_dataset(
                 "materialize manifest and features of that series first."
             )
         features = read_frame(location)
+        require_causal(store, experiment.features, key, content_hash(features))
         inputs.append(
             SeriesInput(project.series[key], read_grids(store, project.series[key]), features)
         )

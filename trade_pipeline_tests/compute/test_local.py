@@ -31,7 +31,12 @@ class Tried:
         self.pid_file = folder / "pid"
         self.result: Any = None
         self.error: BaseException | None = None
-        self.instance = dg.DagsterInstance.ephemeral()
+        # In files: one in memory refuses a reader while it is written to.
+        home = folder.parent / f"{folder.name}-dagster"
+        home.mkdir()
+        self.instance = dg.DagsterInstance.local_temp(
+            str(home), overrides={"telemetry": {"enabled": False}}
+        )
 
     def run(
         self,

@@ -171,3 +171,16 @@ def test_an_indicator_that_looks_ahead_on_one_row_in_a_thousand_stops_what_follo
     grid = read_grids(imported.places.store, read_project(imported.places.configs).series[ALPHA])
     assert record["ts"] == str(grid[0]["ts"][700])
     assert not done.success, "it blocks what depends on it in the run"
+    assert "sly, look-ahead" in (check.description or "")
+
+    # Nor is anything built on it in a run of its own, or while other series are checked.
+    later = made(imported, "alone/dataset")
+    assert not later.success
+    failure = next(event for event in later.all_events if event.is_step_failure)
+    said = failure.step_failure_data.error_display_string
+    assert "column sly failed the check `causal`" in said
+    assert not causal(made(imported, "features/tiny", first=BETA)).passed
+    (folder / "sly.py").write_text(LEAK.replace("== 700", "== 1700"), encoding="utf-8")
+    mended = made(imported, "features/tiny", first=ALPHA, last=BETA)
+    assert causal(mended).passed, "neither series has 1,700 rows"
+    assert made(imported, "alone/dataset").success

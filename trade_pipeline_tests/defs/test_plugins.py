@@ -1,6 +1,7 @@
 """Plug-ins in the code location: stale when their code changes, harmless when broken."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -9,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from trade_pipeline.cli import app
+from trade_pipeline.defs import build
 from trade_pipeline.defs.build import build_definitions
+from trade_pipeline.features.plugins.loading import load_plugins
 from trade_pipeline.settings.base import SettingsError
 from trade_pipeline.settings.project import INDICATORS_VARIABLE
 from trade_pipeline.storage import layout
@@ -123,6 +126,37 @@ def test_a_broken_plug_in_fails_its_set_and_dataset_and_nothing_else(plugged: De
 
     plugged.edit(FILE, "import nump as np", "import numpy as np")
     materialize_features(plugged)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("__import__('os')._exit(3)", "ended the process with exit code 3"),
+        ("[0 for _ in iter(int, 1)]", "does not end within 3 s"),
+    ],
+)
+def test_a_plug_in_that_kills_at_a_sets_parameters_leaves_the_code_location_alive(
+    plugged: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, words: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "load_plugins", partial(load_plugins, limit_s=3.0))
+    plugged.edit(FILE, '"""None."""', "level: int = 1")
+    plugged.edit(
+        FILE,
+        'parameters: ("change",)',
+        f'parameters: ("change",) if parameters.level < 7 else {how}',
+    )
+    plugged.edit("configs/features/own.yaml", "name: change", "{name: change, params: {level: 7}}")
+    graph = build_definitions(plugged.places).resolve_asset_graph()
+    said = str(graph.get(dg.AssetKey(["features", "own"])).description)
+    for each in (
+        "own.yaml: indicators.0 (change) is broken at these parameters",
+        "change.py",
+        words,
+    ):
+        assert each in said
+    names = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert {"alone/policy", "features/tiny", "mine/dataset"} <= names
 
 
 def test_an_unknown_name_without_a_broken_plug_in_stops_as_ever(plugged: Deployment) -> None:

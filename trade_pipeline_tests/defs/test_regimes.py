@@ -106,6 +106,12 @@ def test_rebuilding_a_backtest_fits_its_regimes_again(with_regimes: Deployment) 
     assert "regimes of fold 1 fitted" in done.output
 
 
+def test_a_regime_model_is_rebuilt(with_regimes: Deployment) -> None:
+    store = str(with_regimes.places.store)
+    done = CliRunner().invoke(app, ["reproduce", "alone/regime_model/f1", "--store", store])
+    assert done.exit_code == 0, done.output + repr(done.exception)
+
+
 def test_a_model_of_another_dataset_or_one_that_was_changed_is_not_trained_with(
     with_regimes: Deployment,
 ) -> None:
@@ -174,6 +180,7 @@ def test_assets_exist_for_experiments_with_regimes_only_and_follow_their_setting
     [
         ({"inputs": ["return_7"]}, "'return_7' is no feature of tiny.*return_5"),
         ({"series": "made.BETA.1d"}, "regimes.series 'made.BETA.1d' is not listed"),
+        ({"inputs": ["sma_ratio_10", "return_1"]}, "the first one is 'sma_ratio_10', but states"),
         ({"states": 1}, "states"),
         ({"states": [2, 2]}, "listed twice"),
         ({"sates": 2}, "sates"),
@@ -196,7 +203,7 @@ def test_starts_by_regime_need_regimes(imported: Deployment) -> None:
         },
     }
     write_yaml(imported.places.configs / "experiments" / "alone.yaml", content)
-    with pytest.raises(SettingsError, match="'regime' is no feature"):
+    with pytest.raises(SettingsError, match=r"'regime' is no feature.*configure `regimes`"):
         build_definitions(imported.places)
 
 

@@ -10,6 +10,8 @@ import empyrical
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trade_pipeline.evaluation.metrics import (
     MS_PER_DAY,
@@ -20,6 +22,7 @@ from trade_pipeline.evaluation.metrics import (
     sharpe_interval,
     sortino,
 )
+from trade_pipeline.evaluation.ratios import distribution
 
 SYMBOLS = ("AAPL", "IBM", "MSFT", "GOOG", "FB")
 
@@ -114,6 +117,20 @@ def test_a_curve_worked_by_hand():
         math.sqrt(3) * (18.8 / 3) / np.std([10.0, -11.0, 19.8], ddof=1)
     )
     assert found["fees_paid"] == 1.5
+    assert found["gross_result"] == pytest.approx(18.8 + 1.5)
+    assert found["fees_share"] == found["costs_share"] == pytest.approx(1.5 / 20.3)
+    assert found["slippage_share"] == found["financing_share"] == 0.0
+    assert found["hit_rate_day"] == found["hit_rate_bar"] == pytest.approx(2 / 3)
+    assert found["longest_drawdown_days"] == 2.0
+    # By day and by bar are the same here: one bar a day.
+    for name in ("sharpe", "sortino", "volatility", "var_5", "cvar_5", "omega", "tail_ratio"):
+        assert found[name] == found[f"{name}_bar"]
+    for name in ("cagr", "max_drawdown", "calmar"):
+        assert found[name] == found[f"{name}_day"]
+    centred = [0.1 - mean, -0.1 - mean, 0.2 - mean]
+    deviation = math.sqrt(sum(one**2 for one in centred) / 3)
+    assert found["skew"] == pytest.approx(sum(one**3 for one in centred) / 3 / deviation**3)
+    assert found["kurtosis"] == pytest.approx(sum(one**4 for one in centred) / 3 / deviation**4)
 
 
 def test_the_first_value_counts_in_the_drawdown():
@@ -157,6 +174,81 @@ def test_minute_bars_held_over_a_real_month_have_day_and_bar_sharpe_apart(shared
         empyrical.sharpe_ratio(bars, annualization=525_600), rel=1e-9
     )
     assert any("33 days" in warning for warning in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("equity", "days"),
+    [
+        ([100.0, 101, 102], 0.0),
+        ([100.0, 90, 101], 2.0),
+        ([100.0, 90, 100, 100, 100, 99, 98, 97], 3.0),
+        ([100.0, 90, 91, 92, 99, 101, 102, 101, 103], 5.0),
+        ([100.0, 99.0], 1.0),
+    ],
+)
+def test_the_longest_drawdown_lasts_from_a_high_to_the_next_or_to_the_end(equity, days):
+    assert describe(equity)["values"]["longest_drawdown_days"] == days
+
+
+@pytest.mark.parametrize("count", [2, 19_999, 20_000, 100_001])
+@pytest.mark.parametrize("kind", ["noise", "mostly zero", "two values", "rising", "unlucky"])
+def test_quantiles_of_many_returns_are_those_of_numpy_to_the_last_bit(count, kind):
+    random = np.random.default_rng(count)
+    returns = random.normal(0, 0.01, count)
+    if kind == "mostly zero":
+        returns[random.random(count) < 0.97] = 0.0
+    if kind == "two values":
+        returns = random.choice([-0.01, 0.01], count, p=[0.05, 0.95])
+    if kind == "rising":
+        returns = np.sort(returns)
+    if kind == "unlucky":  # every return that a sample at even steps would see is extreme
+        returns[:: max(1, count // 1_000)] = -1.0
+    found = distribution(returns, 365.0)
+    low, high = np.percentile(returns, [5, 95])
+    assert found["var_5"].value == pytest.approx(low, rel=1e-14)
+    assert found["cvar_5"].value == pytest.approx(returns[returns <= low].mean(), rel=1e-12)
+    if low:
+        assert found["tail_ratio"].value == pytest.approx(abs(high / low), rel=1e-13)
+    else:
+        assert found["tail_ratio"].reason == "the 5 % quantile of returns is zero"
+
+
+def test_an_account_that_earns_only_interest_has_no_sharpe_ratio():
+    # The spread of its returns is the rounding of equity, however small the interest of a minute.
+    equity = 1e5 * np.cumprod(np.append(1.0, np.full(100 * 1440, 1 + 0.04 / 525_600)))
+    close_ts = 60_000 * np.arange(equity.size, dtype=np.int64)
+    found = describe(equity, close_ts, bars_per_year=525_600.0, risk_free=0.03)
+    for name in ("sharpe", "sharpe_bar", "sharpe_low", "psr", "skew", "kurtosis"):
+        assert found["values"][name] is None and "not vary" in found["undefined"][name]
+    assert found["values"]["volatility"] == found["values"]["volatility_bar"] == 0.0
+    assert all_defined_or_explained(found)
+
+
+def test_returns_that_are_all_zero_have_no_hit_rate():
+    found = describe([100.0] * 20)
+    assert found["undefined"]["hit_rate_day"] == "no return but zero"
+    assert found["values"]["max_drawdown_day_low"] == found["values"]["cagr_day_high"] == 0.0
+    assert found["values"]["longest_drawdown_days"] == 0.0
+
+
+def test_too_few_days_leave_the_intervals_of_growth_and_drawdown_undefined():
+    found = describe([100.0, 101.0, 99.0, 103.0])
+    for name in ("cagr_day", "max_drawdown_day", "sharpe"):
+        for end in ("low", "high"):
+            assert found["values"][f"{name}_{end}"] is None
+            assert "at least 10 are needed" in found["undefined"][f"{name}_{end}"]
+
+
+@given(
+    st.lists(st.sampled_from([-1.0, 0.0, 1e-250, 1e-9, 99.0, 100.0, 101.0, 1e12]), max_size=40),
+    st.sampled_from([60_000, MS_PER_DAY // 3, 40 * MS_PER_DAY]),
+    st.sampled_from([0.0, 0.03]),
+)
+def test_whatever_happens_a_figure_is_finite_or_explained(levels, step, risk_free):
+    equity = np.array([100.0, *levels])
+    close_ts = step * np.arange(equity.size, dtype=np.int64)
+    found = describe(equity, close_ts, 365 * MS_PER_DAY / step, risk_free=risk_free)
+    assert all_defined_or_explained(found)
 
 
 def all_defined_or_explained(found) -> bool:

@@ -211,10 +211,45 @@ def test_prefixes_that_are_too_short_for_a_function_are_noted() -> None:
 
     audit = audit_function(demanding, pandas_bars(), [10, 49, 60])
     assert audit.verdict == "clean"
-    assert audit.notes == (
-        "On 2 prefixes it gave nothing; on the first 10 rows it raises ValueError: too few rows.",
+    assert audit.notes[0] == (
+        "On 2 prefixes it gave nothing; on the first 10 rows it raises ValueError: too few rows."
     )
     assert audit_function(demanding, pandas_bars(), [10, 49]).verdict == "failed"
+
+
+def test_a_leak_of_one_row_in_a_thousand_is_caught_by_default() -> None:
+    rows = 2_306
+    close = np.exp(np.cumsum(np.random.default_rng(5).normal(0, 0.01, rows)))
+
+    def rare(bars: pl.DataFrame) -> pl.DataFrame:
+        change = bars["close"].pct_change().to_numpy().copy()
+        leaking = np.arange(777, len(change) - 1, 1_000)
+        change[leaking] = change[leaking + 1]
+        return bars.select(change=pl.Series(change))
+
+    (finding,) = audit_function(rare, pl.DataFrame({"close": close})).findings
+    assert finding.row == 777
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_an_audit_that_tried_nothing_is_not_clean(rows: int) -> None:
+    audit = audit_function(lambda bars: bars, pandas_bars().head(rows))
+    assert audit.verdict == "failed"
+    assert "nothing is known" in audit.report()
+
+
+def test_a_sample_is_called_one() -> None:
+    assert "A sample" in audit_function(lambda bars: bars, pandas_bars(), [7]).report()
+    every = range(1, len(pandas_bars()))
+    assert "A sample" not in audit_function(lambda bars: bars, pandas_bars(), every).report()
+
+
+def test_cuts_and_times_that_are_not_there_are_refused() -> None:
+    for cut in (-3, 0, len(pandas_bars()), 99_999):
+        with pytest.raises(ValueError, match=f"cut {cut} leaves no prefix"):
+            audit_function(lambda bars: bars, pandas_bars(), [5, cut])
+    with pytest.raises(ValueError, match="'nosuch' is no column"):
+        audit_function(lambda bars: bars, pandas_bars(), time="nosuch")
 
 
 def test_rounding_is_no_finding_unless_asked_for() -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ import pytest
 from trade_pipeline.compute.runpod.serverless import answer
 from trade_pipeline.features.indicators import SHIPPED
 from trade_pipeline.features.plugins.importing import Source, syntax_digest
-from trade_pipeline.features.plugins.loading import SHIPPED_ONLY, Plugins, load_plugins
+from trade_pipeline.features.plugins.loading import (
+    SHIPPED_ONLY,
+    Plugins,
+    load_plugins,
+    parameter_problems,
+)
 from trade_pipeline.features.plugins.specification import parameters_text
 from trade_pipeline.features.plugins.trial import try_indicator
 from trade_pipeline.features.registry import BrokenPluginError, indicators, resolve
@@ -31,6 +37,7 @@ MODEL = "class Open(Settings):\n    model_config = {'extra': 'allow'}\n\n\n"
 # File to what its error must say.
 BREAKAGES = {
     "absent_module": ("\nimport no_such_module_at_all\n", ["line 2", "no_such_module_at_all"]),
+    "null_byte": ("x = 1\n\0\n", ["is no Python: ", "null byte"]),
     "no_python": ("x = 1\ndef (:\n", ["line 2 is no Python"]),
     "raises": ("\n\nraise OSError(2, 'gone')\n", ["line 3", "FileNotFoundError", "gone"]),
     "exits": ("import sys\nsys.exit(3)\n", ["ends the process", "line 2", "SystemExit"]),
@@ -62,6 +69,14 @@ BREAKAGES = {
     "twin_a": (drop_in("twin"), ["'twin' is given by", "twin_b.py too"]),
     "twin_b": (drop_in("twin"), ["'twin' is given by", "twin_a.py too"]),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What ran out of time is remembered among these tests only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +229,96 @@ def test_a_plug_in_that_fails_at_a_sets_parameters_is_broken_there_only(
     with pytest.raises(SettingsError, match="Did you mean 'level'") as plain:
         resolve(wrong, "x.yaml", plugins)
     assert not isinstance(plain.value, BrokenPluginError)
+
+
+def at_level(level: object) -> FeatureSetSettings:
+    return FeatureSetSettings.model_validate(
+        {"indicators": [{"name": "hidden", "params": {"level": level}}]}
+    )
+
+
+def hidden(how: str) -> str:
+    """A drop-in file that is sound at its default level only."""
+    text = drop_in("hidden", outputs=f"('hidden',) if parameters.level == 1 else ({how})")
+    return text.replace('    """None."""', "    level: int = 1")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("__import__('os')._exit(3)", "its specification ended the process with exit code 3"),
+        ("exit(4)", "its specification fails: SystemExit"),
+        ("[0 for _ in iter(int, 1)]", "its specification does not end within 2 s"),
+    ],
+)
+def test_a_plug_in_that_would_end_this_process_at_a_sets_parameters_is_broken_there_only(
+    tmp_path: Path, how: str, words: str
+) -> None:
+    plugins = load_plugins(write(tmp_path, hidden=hidden(how)), limit_s=2.0)
+    assert not plugins.broken
+    assert resolve(at_level(1), "x.yaml", plugins).names == ("hidden",)
+    for _ in range(2):  # the second time without a process
+        began = time.monotonic()
+        with pytest.raises(BrokenPluginError) as caught:
+            resolve(at_level(2), "x.yaml", plugins)
+        took = time.monotonic() - began
+        for each in ("x.yaml: indicators.0 (hidden)", f"{tmp_path}/hidden.py: ", words):
+            assert each in str(caught.value)
+    assert took < 0.1
+
+
+def test_several_sets_are_tried_in_one_process_and_shipped_indicators_in_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    run = f"import os\nwith open({str(log)!r}, 'a') as file:\n    print(os.getpid(), file=file)\n"
+    plugins = load_plugins(write(tmp_path / "files", hidden=run + hidden("('other',)")))
+    log.unlink()
+    several = [one for level in (1, 2, 3, 1) for one in at_level(level).indicators]
+    assert parameter_problems(plugins, several) == [None] * 4
+    assert len(log.read_text().split()) == 1
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # a process would end in an error
+    assert parameter_problems(plugins, several) == [None] * 4
+    assert parameter_problems(plugins, entries("rsi", "nothing").indicators) == [None, None]
+
+
+LOAD = """
+import sys, time
+from pathlib import Path
+from trade_pipeline.features.plugins.loading import load_plugins
+began = time.monotonic()
+print(*(one.error for one in load_plugins(Path(sys.argv[1]), limit_s=2.0).broken))
+print(time.monotonic() - began)
+"""
+
+
+def load_elsewhere(folder: Path, cache: Path) -> tuple[str, float]:
+    """What another process finds broken in a folder, and the seconds it took."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(cache)}
+    words = [sys.executable, "-c", LOAD, str(folder)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    error, seconds = done.stdout.splitlines()
+    return error, float(seconds)
+
+
+def test_a_file_that_loops_costs_its_time_once_an_hour(tmp_path: Path) -> None:
+    folder, cache = write(tmp_path / "files", loops="while True:\n    pass\n"), tmp_path / "cache"
+    error, took = load_elsewhere(folder, cache)
+    assert error == "importing it does not end within 2 s"
+    assert took > 2.0
+    error, took = load_elsewhere(folder, cache)
+    assert "importing it does not end within 2 s (seen at " in error
+    assert took < 1.0
+
+    (memory,) = (cache / "trade_pipeline").iterdir()
+    known = json.loads(memory.read_text())
+    memory.write_text(json.dumps({key: when - 3_601 for key, when in known.items()}))
+    assert load_elsewhere(folder, cache)[1] > 2.0, "an hour ago"
+    memory.write_text("[{")
+    assert load_elsewhere(folder, cache)[1] > 2.0, "damaged"
+    assert load_elsewhere(folder, cache)[1] < 1.0
+    write(folder, loops=drop_in("mended"))
+    assert load_elsewhere(folder, cache)[0] == "", "another content"
 
 
 @pytest.fixture

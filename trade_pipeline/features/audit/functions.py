@@ -18,7 +18,7 @@ from trade_pipeline.features.audit.frames import (
 from trade_pipeline.features.audit.report import Audit, Finding, Verdict, name_of, shown, told
 
 GOLDEN = (5**0.5 - 1) / 2
-SPREAD, CONSECUTIVE = 32, 32
+SPREAD, CONSECUTIVE = 32, 1_000
 ROUNDING = 1e-9  # of a column's largest value
 
 
@@ -55,20 +55,28 @@ def audit_function(
     Args:
         function: data frame to data frame (or series), pandas or polars; gets copies.
         frame: rows in order of time.
-        cuts: lengths of the prefixes; None: powers of two, 32 spread over the frame and 32 in a
-            row in its middle. A leak in rare rows needs `range(1, len(frame))`.
+        cuts: lengths of the prefixes, each from 1 to one less than the frame's; None: powers of
+            two, 32 spread over the frame and 1,000 in a row in its middle.
         time: column of both frames that tells the time of a row.
         rounding: differences up to this fraction of a column's largest value are no finding.
 
     Returns:
         One finding a column, for its first bad row. A function that gives other values when called
         again is `not deterministic`; one that raises, or gives no frame, on the whole frame or on
-        every prefix is `failed`.
+        every prefix is `failed`, and so is an audit that tried no prefix.
+
+    Raises:
+        ValueError: a cut lies outside the frame, or `time` is no column of it.
     """
     subject = f"function {name_of(function)}"
     rows = len(frame)
+    if time != "ts" and time not in frame.columns:
+        raise ValueError(f"time {time!r} is no column of the frame; it has {list(frame.columns)}")
     keys = _keys(frame, time)
-    chosen = sorted({_whole_time(keys, cut) for cut in (_default(rows) if cuts is None else cuts)})
+    wanted = _default(rows) if cuts is None else list(cuts)
+    if cuts is not None and (wrong := [cut for cut in wanted if not 0 < cut < rows]):
+        raise ValueError(f"cut {wrong[0]} leaves no prefix of {rows} rows; use 1 to {rows - 1}")
+    chosen = sorted({_whole_time(keys, cut) for cut in wanted})
     chosen = [cut for cut in chosen if 0 < cut < rows]
 
     def call(cut: int) -> _Result:
@@ -105,8 +113,15 @@ def audit_function(
         )
     for name, (row, what) in unsteady.items():
         notes.append(f"{name} is not deterministic: called again, at row {row} it {what}.")
+    if not chosen:
+        notes.append("No prefix was tried, so that nothing is known: give more rows, or cuts.")
+    elif len(chosen) < rows - 1:
+        notes.append(
+            f"A sample: a leak in rows rarer than one in {CONSECUTIVE:,} may need "
+            "cuts=range(1, len(frame))."
+        )
     verdict: Verdict = "looks ahead" if found else "not deterministic" if unsteady else "clean"
-    if failed and len(failed) == len(chosen):
+    if len(failed) == len(chosen):
         verdict = "failed"
     tried = f"{len(chosen) - len(failed)} prefixes of {rows} rows, columns: {len(whole.columns)}."
     return Audit(subject, verdict, tuple(found.values()), tried, tuple(notes))
@@ -114,7 +129,7 @@ def audit_function(
 
 def _default(rows: int) -> list[int]:
     spread = [int((position * GOLDEN) % 1 * rows) for position in range(1, SPREAD + 1)]
-    middle = max(rows // 2 - CONSECUTIVE // 2, 1)
+    middle = max(min(rows // 2 - CONSECUTIVE // 2, rows - CONSECUTIVE), 1)
     # Short ones show a warm-up that is filled from later rows.
     short = [2**power for power in range(rows.bit_length())]
     return [*short, *spread, *range(middle, middle + CONSECUTIVE)]

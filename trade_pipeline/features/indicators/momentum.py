@@ -16,8 +16,12 @@ class StochasticParameters(Settings):
     """Parameters of `stochastic`: the range's window and the two smoothing windows."""
 
     period: Period = 14
-    k: int = Field(default=3, ge=1, le=10_000, description="Bars of the mean that gives %K.")
-    d: int = Field(default=3, ge=1, le=10_000, description="Bars of the mean that gives %D.")
+    k: int = Field(
+        default=3, strict=True, ge=1, le=10_000, description="Bars of the mean that gives %K."
+    )
+    d: int = Field(
+        default=3, strict=True, ge=1, le=10_000, description="Bars of the mean that gives %D."
+    )
 
 
 def _rsi(bars: Bars, parameters: PeriodParameters) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from trade_pipeline.features.indicator import Period
 from trade_pipeline.settings.base import Settings
 from trade_pipeline.settings.series import KEY_PATTERN
 
-Horizon = Annotated[int, Field(ge=1, le=10_000, description="In bars.")]
+Horizon = Annotated[int, Field(strict=True, ge=1, le=10_000, description="In bars.")]
 SeriesKey = Annotated[str, Field(pattern=KEY_PATTERN)]
 Item = TypeVar("Item")
 

@@ -67,7 +67,7 @@ def check_plugin(
         return [source]
     ended = run_child(f"{TRIAL}:list_indicators", {"source": source}, limit_s)
     if not ended.reports:
-        return [*_printed("", ended), _ended_early("", "import", ended)]
+        return [*_printed("", ended), _ended_early("", "import", ended, limit_s)]
     said = ended.reports[0]
     if said.get("error") is not None:
         return [*_printed("", ended), Line("", "import", "fails", f"{said['error']}.")]
@@ -79,6 +79,7 @@ def check_plugin(
         detail = f"parameters are for one indicator; choose one of {_list(names)}."
         return [Line("", "import", "fails", detail)]
     lines = [*_printed("", ended), Line("", "import", "holds", f"it gives {_list(names)}.")]
+    lines += [Line("", "import", "warns", f"{left}.") for left in said["left"]]
     for at in chosen:
         job = {"source": source, "position": at, "parameters": dict(parameters)}
         lines += _check_one(names[at], job, limit_s)
@@ -92,7 +93,7 @@ def _check_one(name: str, job: dict[str, Any], limit_s: float) -> list[Line]:
     at = next((said["at"] for said in reversed(ended.reports) if "at" in said), "specification")
     lines += _printed(name, ended)
     if at != "end":
-        return [*lines, _ended_early(name, at, ended)]
+        return [*lines, _ended_early(name, at, ended, limit_s)]
     if passed(lines):
         digests = {said["digest"] for said in ended.reports if "digest" in said}
         lines.append(_threads(name, job, limit_s, digests))
@@ -107,7 +108,7 @@ def _threads(name: str, job: dict[str, Any], limit_s: float, digests: set[str]) 
         )
         found = {said["digest"] for said in ended.reports if "digest" in said}
         if not found:
-            return _ended_early(name, "threads", ended)
+            return _ended_early(name, "threads", ended, limit_s)
         digests |= found
         if len(digests) > 1:
             detail = (
@@ -131,11 +132,17 @@ def _source(target: str) -> Source | Line:
     return Source("file", str(path.resolve()), digest=digest)
 
 
-def _ended_early(name: str, at: str, ended: Ended) -> Line:
+def _ended_early(name: str, at: str, ended: Ended, limit_s: float) -> Line:
     if not ended.ready:
         detail = f"the process for trying {ended}: {ended.printed.strip()[-300:]}"
+    elif ended.out_of_time:
+        detail = (
+            f"all that was tried did not end within {limit_s:g} s and was stopped here; a plug-in "
+            "that loops and one that is slow read the same, so give a slow one more seconds with "
+            "--limit."
+        )
     else:
-        detail = f"meanwhile the plug-in {ended}; nothing further was tried."
+        detail = f"the plug-in {ended} here, so nothing further was tried."
     return Line(name, at, "fails", detail)
 
 

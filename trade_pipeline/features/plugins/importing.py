@@ -140,7 +140,8 @@ def _problem(indicator: Indicator[Any]) -> str | None:
 
 def _why(error: BaseException, source: Source) -> str:
     if isinstance(error, SyntaxError):
-        return f"line {error.lineno} is no Python: {error.msg}"
+        where = "" if error.lineno is None else f"line {error.lineno} "
+        return f"{where}is no Python: {error.msg}"
     if isinstance(error, SystemExit):
         return f"importing it ends the process ({_last_line(error, source)}{told(error)})"
     if isinstance(error, OSError) and error.filename == source.where:

@@ -2,16 +2,18 @@
 
 Nothing that a plug-in does when it is imported reaches who asks: each is tried in a process of its
 own first, under a time limit, and one that fails there is listed with a sentence. What has been
-imported stays so for the life of the process, until its content changes. Start at
-`load_plugins(folder)`.
+imported stays so for the life of the process, until its content changes. The same holds of what a
+feature set makes of one: see `parameter_problems`. Start at `load_plugins(folder)`.
 """
 
 import hashlib
+import json
+import sys
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
@@ -27,12 +29,9 @@ from trade_pipeline.features.plugins.importing import (
     import_indicators,
     syntax_digest,
 )
-from trade_pipeline.features.plugins.process import run_child
 from trade_pipeline.features.plugins.specification import told
-
-IMPORT_LIMIT_S = 20.0
-ALL_IMPORTS_LIMIT_S = 60.0  # a code location has minutes to load
-TRY = "trade_pipeline.features.plugins.loading:try_imports"
+from trade_pipeline.features.plugins.trying import LIMIT_S, Attempt, failures
+from trade_pipeline.settings.features import IndicatorSettings
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,13 @@ class Known:
         origin: `shipped`, a distribution with its version, or a file.
         code: what its values depend on beside its `implementation`: the distribution's version, or
             a hash of what the file says; None of a shipped one.
+        source: where it comes from; None of a shipped one.
     """
 
     indicator: Indicator[Any]
     origin: str = "shipped"
     code: str | None = None
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,17 @@ class Broken:
 
 @dataclass(frozen=True)
 class Plugins:
-    """All known indicators by name, and what is broken."""
+    """All known indicators by name, and what is broken.
+
+    Attributes:
+        known: the indicators.
+        broken: what cannot be used.
+        limit_s: most seconds for trying one at the parameters of a set.
+    """
 
     known: Mapping[str, Known]
     broken: tuple[Broken, ...] = ()
+    limit_s: float = LIMIT_S
 
     def suspects(self, name: str) -> tuple[Broken, ...]:
         """Broken plug-ins that may hold an indicator: those that look like it, else all."""
@@ -95,32 +103,46 @@ class _Loaded:
 
 
 _LOADED: dict[Source, _Loaded] = {}
+_TRIED: dict[Attempt, str | None] = {}
 _LOCK = threading.Lock()
 
 
-def load_plugins(folder: Path | None, limit_s: float = IMPORT_LIMIT_S) -> Plugins:
+def load_plugins(folder: Path | None, limit_s: float = LIMIT_S) -> Plugins:
     """All indicators: those that ship, of installed distributions, and of drop-in files.
 
     Args:
         folder: of drop-in files; one that is not there holds none. None: no folder.
-        limit_s: most seconds for one import.
+        limit_s: most seconds for one import, and later for one indicator at a set's parameters.
     """
     with _LOCK:
         sources, broken = _sources(folder)
         new = [one for one in sources if one not in _LOADED]
         if new:
             _LOADED.update(_load(new, limit_s))
-        return _gathered(sources, broken)
+        return replace(_gathered(sources, broken), limit_s=limit_s)
 
 
-def try_imports(job: Sequence[Sequence[str]], report: Callable[[Any], None]) -> None:
-    """The child's side: import sources one by one, and report what is wrong with each."""
-    for fields in job:
-        try:
-            import_indicators(Source(*fields))  # type: ignore[arg-type]
-            report({"error": None})
-        except PluginError as error:
-            report({"error": str(error)})
+def parameter_problems(plugins: Plugins, entries: Sequence[IndicatorSettings]) -> list[str | None]:
+    """What is wrong with the plug-ins among entries of feature sets at their parameters.
+
+    Each is tried once in the life of the process, in another process, all at once where several
+    are given.
+
+    Returns:
+        A clause for each entry; None where nothing is wrong, or the indicator ships or is unknown.
+    """
+    attempts = [_attempt(plugins.known.get(entry.name), entry) for entry in entries]
+    with _LOCK:
+        new = list(dict.fromkeys(one for one in attempts if one and one not in _TRIED))
+        found = failures(new, plugins.limit_s)
+        _TRIED.update((one, found.get(one)) for one in new)
+        return [_TRIED[one] if one else None for one in attempts]
+
+
+def _attempt(known: Known | None, entry: IndicatorSettings) -> Attempt | None:
+    if known is None or known.source is None:
+        return None
+    return Attempt(known.source, entry.name, json.dumps(entry.params, default=str))
 
 
 def _sources(folder: Path | None) -> tuple[list[Source], list[Broken]]:
@@ -158,39 +180,12 @@ def _files(folder: Path | None, broken: list[Broken]) -> list[Path]:
 
 def _load(sources: Sequence[Source], limit_s: float) -> dict[Source, _Loaded]:
     """Try all in a process of their own, and import here those that held there."""
-    failures = _failures(sources, limit_s)
+    found = failures([Attempt(one) for one in sources], limit_s)
+    wrong = {attempt.source: why for attempt, why in found.items()}
     return {
-        one: _Loaded(error=failures[one]) if one in failures else _import_here(one, limit_s)
+        one: _Loaded(error=wrong[one]) if one in wrong else _import_here(one, limit_s)
         for one in sources
     }
-
-
-def _failures(sources: Sequence[Source], limit_s: float) -> dict[Source, str]:
-    """What is wrong with sources, each tried in a process that it may well end."""
-    failures: dict[Source, str] = {}
-    left = list(sources)
-    began = time.monotonic()
-    while left:
-        remaining_s = began + ALL_IMPORTS_LIMIT_S - time.monotonic()
-        if remaining_s <= 0:
-            failures.update(
-                (one, f"was not tried: other imports took {ALL_IMPORTS_LIMIT_S:.0f} s already")
-                for one in left
-            )
-            break
-        ended = run_child(TRY, left, remaining_s, min(limit_s, remaining_s))
-        for source, said in zip(left, ended.reports, strict=False):
-            if said["error"] is not None:
-                failures[source] = said["error"]
-        left = left[len(ended.reports) :]
-        if left:
-            why = f"importing it {ended}"
-            if not ended.ready:
-                why = f"could not be tried ({ended}: {ended.printed[-300:].strip()})"
-            elif ended.code is None:
-                why = f"importing it does not end within {min(limit_s, remaining_s):.0f} s"
-            failures[left.pop(0)] = why
-    return failures
 
 
 def _import_here(source: Source, limit_s: float) -> _Loaded:
@@ -209,8 +204,10 @@ def _import_here(source: Source, limit_s: float) -> _Loaded:
             outcome.append(_Loaded(error=why))
 
     thread = threading.Thread(target=work, name=f"import of {source.origin}", daemon=True)
-    thread.start()
-    thread.join(limit_s)
+    # What it prints would stand among what our commands print.
+    with redirect_stdout(sys.stderr):
+        thread.start()
+        thread.join(limit_s)
     if not outcome:
         return _Loaded(error=f"importing it does not end within {limit_s:.0f} s")
     return outcome[0]
@@ -234,7 +231,7 @@ def _gathered(sources: Sequence[Source], broken: Sequence[Broken]) -> Plugins:
                 label = "an indicator" if name is None else f"indicator {name!r}"
                 failures.append(Broken(source.origin, f"{label}: {problem}", name))
             else:
-                given[indicator.name].append(Known(indicator, source.origin, loaded.code))
+                given[indicator.name].append(Known(indicator, source.origin, loaded.code, source))
     known = dict(SHIPPED_ONLY.known)
     for name, claims in given.items():
         for position, claim in enumerate(claims):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 # -P: nothing of the working folder may stand in for a module before sys.path is the parent's. -u:
@@ -47,6 +48,11 @@ class Ended:
     printed_bytes: int = 0
     code: int | None = None
     ready: bool = False
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether its task began and did not end in time."""
+        return self.ready and self.code is None
 
     def __str__(self) -> str:
         """How it ended, as a clause."""
@@ -116,7 +122,7 @@ def serve(task: str, job: str, write: str) -> None:
             line = line[os.write(channel, line) :]
 
     module, _, function = task.partition(":")
-    do = getattr(__import__(module, fromlist=[function]), function)
+    do = getattr(import_module(module), function)
     report(READY)
     do(json.loads(job), report)
     os._exit(0)

@@ -5,6 +5,8 @@ Each finding is reported as it is made, so that those before a crash are kept. S
 """
 
 import hashlib
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,7 +18,7 @@ import polars as pl
 
 from trade_pipeline.features.causality import columns_of, scale_of, warm_up_violations
 from trade_pipeline.features.causality_check import Sampling, check_feature_set
-from trade_pipeline.features.indicator import Array, Indicator
+from trade_pipeline.features.indicator import PRICES_AND_VOLUME, TIMES, Array, Indicator
 from trade_pipeline.features.indicators import SHIPPED
 from trade_pipeline.features.plugins.importing import PluginError, Source, import_indicators
 from trade_pipeline.features.plugins.sample import sample_bars, still_bars
@@ -52,7 +54,8 @@ def list_indicators(job: Mapping[str, Any], report: Report) -> None:
     except PluginError as error:
         report({"error": str(error)})
     else:
-        report({"names": [str(one.indicator.name) for one in found]})
+        names = [str(one.indicator.name) for one in found]
+        report({"names": names, "left": _left_running()})
 
 
 def digest_of(job: Mapping[str, Any], report: Report) -> None:
@@ -97,6 +100,7 @@ class _Trial:
         self._untouched(member, columns)
         self._repeats(member, columns)
         self._finite(member, bars)
+        self._constant(member, columns)
         self._speed(member)
         self._causality(member, bars)
         self._level(member, columns)
@@ -115,6 +119,9 @@ class _Trial:
             try:
                 outputs = member.compute(part)
             except Exception as error:
+                undeclared = _undeclared(error, member)
+                if undeclared is not None:
+                    raise _BrokenError(undeclared) from error
                 raise _BrokenError(f"on {rows} bars it raises {told(error)}.") from error
             if not isinstance(outputs, dict) or set(outputs) != set(member.names):
                 found = list(outputs) if isinstance(outputs, dict) else type(outputs).__name__
@@ -159,12 +166,30 @@ class _Trial:
                 if wrong.size:
                     row = lookback + int(wrong[0])
                     bar = frame.row(row, named=True)
+                    numbers = np.flatnonzero(~np.isnan(values))
+                    if numbers.size and numbers[0] > row:
+                        raise _BrokenError(
+                            f"{name} is nan at row {row}{where}, after the lookback of {lookback}; "
+                            f"its first number is at row {numbers[0]}, so declare a lookback of "
+                            f"{numbers[0]}."
+                        )
                     raise _BrokenError(
                         f"{name} is {values[row]} at row {row}{where}, after the lookback of "
                         f"{lookback} (close {bar['close']:.6g}, volume {bar['volume']:.6g}); "
                         "say what it is where nothing moves or trades."
                     )
         self.say("holds", "after the lookback, also with still prices and without volume.")
+
+    def _constant(self, member: Member, columns: Mapping[str, Array]) -> None:
+        """Say which columns tell nothing."""
+        for name, values in member.compute(columns).items():
+            later = values[member.lookback :]
+            if later.size and np.all(later == later[0]):
+                detail = (
+                    f"{name} is {later[0]:g} on all {later.size:,} made-up bars after its "
+                    "lookback; is it computed from them?"
+                )
+                self.say("warns", detail, "outputs")
 
     def _speed(self, member: Member) -> None:
         """Bars a second over many bars, after a first call."""
@@ -186,8 +211,16 @@ class _Trial:
         """Prefixes, the honesty of the lookback, and hints of a look at the next bar."""
         self._begin("causal")
         sampling = _sampling(member, _inputs(member, bars))
-        done = check_feature_set([bars], FeatureSet((member,), "none"), sampling)
-        found = done.violations.to_dicts()
+        alone = FeatureSet((member,), "none")
+        # A leak may wait for what is rare; a lookback that forgets it to 1e-4 would be too long.
+        rough = sample_bars(bars.height, member.references, rare=True)
+        sudden = check_feature_set([rough], alone, replace(sampling, excerpts=0))
+        done = check_feature_set([bars], alone, replace(sampling, stretch=0))
+        found = sudden.violations.to_dicts()
+        seen = {(one["kind"], one["column"]) for one in found}
+        found += [
+            one for one in done.violations.to_dicts() if (one["kind"], one["column"]) not in seen
+        ]
         ahead = {one["column"] for one in found if one["kind"] == "look-ahead"}
         for one in found:
             if one["kind"] == "warm-up" and one["column"] in ahead:
@@ -196,7 +229,7 @@ class _Trial:
             self.say("fails", detail, CHECK_OF_KIND[one["kind"]])
         if not ahead:
             stretch = f"every one of {sampling.stretch:,} bars in a row"
-            self.say("holds", f"{done.cuts:,} prefixes, {stretch}.")
+            self.say("holds", f"{sudden.cuts + done.cuts:,} prefixes, {stretch}.")
         for hint in done.decay.filter("suspect").iter_rows(named=True):
             detail = (
                 f"{hint['column']} foretells the next bar (rank correlation {hint['now']:.2f}) "
@@ -281,6 +314,30 @@ def _parameters(indicator: Indicator[Any], given: Mapping[str, Any]) -> Settings
         with suppress(SettingsError):
             return parse_settings({**given, **dict.fromkeys(missing, filling)}, model, "")
     raise _BrokenError(f"{', '.join(missing)} have no default; give each with --param.")
+
+
+def _undeclared(error: Exception, member: Member) -> str | None:
+    """What to say where it asked for a column that it does not declare."""
+    name = error.args[0] if isinstance(error, KeyError) and error.args else None
+    known = (*PRICES_AND_VOLUME, *TIMES)
+    if not isinstance(name, str) or name in member.inputs or name.partition("@")[0] not in known:
+        return None
+    declared = f"its inputs ({', '.join(member.inputs)})"
+    return f"it reads {name!r}, which is not among {declared}; add it there (KeyError)."
+
+
+def _left_running() -> list[str]:
+    """What importing a plug-in has started and not ended."""
+    found = [
+        f"importing it starts the thread {one.name!r}, which is no daemon: no process that loads "
+        "it ends before the thread does"
+        for one in threading.enumerate()
+        if one is not threading.main_thread() and not one.daemon
+    ]
+    with suppress(ChildProcessError):  # there is none
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        found.append("importing it starts a process, which goes on when it is imported")
+    return found
 
 
 def _inputs(member: Member, bars: pl.DataFrame) -> dict[str, Array]:

@@ -45,9 +45,11 @@ def errand(tmp_path: Path, fake: FakeRunPod) -> Errand:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance that keeps no file but logs."""
-    with dg.DagsterInstance.ephemeral() as found:
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in files: one in memory refuses a reader while it is written to."""
+    (home := tmp_path / "dagster_instance").mkdir()
+    overrides = {"telemetry": {"enabled": False}}
+    with dg.DagsterInstance.local_temp(str(home), overrides=overrides) as found:
         yield found
 
 

@@ -27,6 +27,7 @@ bench: $(INSTALLED) ## what we claim of speed, beside peers, as JSON lines
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/backtest.py
 
 soak: $(INSTALLED) ## the long fault runs; `make test` holds a short version of each
 	SOAK=1 $(BIN)/pytest -n 0 -s trade_pipeline_tests/soak trade_pipeline_tests/compute/runpod/test_kills.py

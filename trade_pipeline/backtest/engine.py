@@ -1,10 +1,12 @@
-"""Runs a strategy over a test part, bar by bar, through the simulator's kernel.
+"""Runs a strategy over a test part through the simulator's kernel.
 
 The same kernel, observations and rules as the training environments: a policy's backtest equals
-its evaluation episodes to the last bit. Knows nothing of files or reports. Start at `backtest`.
+its evaluation episodes to the last bit. Policies and rules whose orders can be given ahead run in
+compiled code, other strategies are asked bar by bar; the bits are the same. Knows nothing of files
+or reports. Start at `backtest`.
 """
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +14,26 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trade_pipeline.backtest.strategies import Strategy
+from trade_pipeline.backtest.planned import trade_plan
+from trade_pipeline.backtest.strategies import Plan, PlannedStrategy, PolicyStrategy, Strategy
 from trade_pipeline.evaluation.trades import FILL_SCHEMA
 from trade_pipeline.settings.environment import EnvironmentSettings
-from trade_pipeline.simulator.kernel import REASONS, Account, Fills, Orders, Rules, close_out, step
+from trade_pipeline.simulator.kernel import (
+    REASONS,
+    Account,
+    Fills,
+    Market,
+    Rules,
+    close_out,
+    step,
+)
+from trade_pipeline.simulator.recording import Recorder
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.splits import Rows, SplitError, long_enough
 
-IMPLEMENTATION = 2
+IMPLEMENTATION = 3
 TIME = pl.Datetime("ms", "UTC")
-ORDER_SCHEMA = {
+ORDER_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "time": TIME,
     "row": pl.Int64,
     "instrument": pl.String,
@@ -108,147 +120,163 @@ def backtest(
             f"{origin}: no slice is long enough to trade: slices have {lengths} rows, but a window "
             f"of {window} needs {window + 2}. Shorten the window or widen the part."
         )
-    steps = int((slices[:, 1] - slices[:, 0] - window).sum())
-    record = _Record(dataset, steps, environment.costs.cash_rate)
     market, rules = dataset.market, Rules.of(environment, dataset.market.instruments)
     account = Account.start(1, market.instruments, environment.initial_equity)
     fills = Fills.empty(1, market.instruments)
+    steps = int((slices[:, 1] - slices[:, 0] - window).sum())
+    recorder = Recorder(steps, account)
     strategy.start(dataset, environment)
-    record.begin(int(slices[0, 0]) + window - 1, account)
+    plan = _plan_of(strategy, dataset, environment)
+    made: list[tuple[int, int]] = []
     for number, (a, b) in enumerate(slices.tolist()):
-        for row in range(a + window - 1, b - 1):
-            orders = strategy.orders(row, account)
-            record.decision(row, orders, account)
-            step(account, market, np.array([row]), orders, rules, fills)
-            record.step(row + 1, number, account, fills)
-            if account.terminated[0]:
-                return record.result(strategy.name, slices, account)
+        rows, begun = (a + window - 1, b - 1), recorder.steps
+        if plan is not None:
+            trade_plan(plan, account, market, rows, rules, recorder)
+        elif _newest(strategy, "trade") and isinstance(strategy, PolicyStrategy):
+            strategy.trade(account, rows, recorder)
+        else:
+            _bar_by_bar(strategy, account, market, rows, rules, recorder)
+        made.append((rows[0] + 1, recorder.steps - begun))
+        if account.terminated[0]:
+            break
         if number < len(slices) - 1:
             close_out(account, market, np.array([b - 1]), rules, fills)
-            record.closing(account, fills)
+            recorder.close_out(b - 1, account, fills)
             if account.terminated[0]:
                 break
-    return record.result(strategy.name, slices, account)
+    return _result(strategy.name, dataset, environment, slices, made, recorder, account)
 
 
-class _Record:
-    """Collects what happens, in arrays as long as the backtest can become."""
-
-    def __init__(self, dataset: Dataset, steps: int, risk_free: float) -> None:
-        self._dataset = dataset
-        self._risk_free = risk_free
-        self._close = np.asarray(dataset.close)
-        self._steps = 0
-        self._row = np.zeros(steps + 1, np.int64)
-        self._slice = np.zeros(steps + 1, np.int64)
-        self._equity = np.zeros(steps + 1)
-        self._flows = {
-            name: np.zeros(steps)
-            for name in ("exposure", "turnover", "fees", "slippage", "financing")
-        }
-        self._orders: list[tuple[Any, ...]] = []
-        self._fills: list[tuple[Any, ...]] = []
-
-    def begin(self, row: int, account: Account) -> None:
-        """The account before its first decision, on `row`."""
-        self._row[0] = row
-        self._equity[0] = account.equity[0]
-
-    def decision(self, row: int, orders: Orders, account: Account) -> None:
-        """Orders given on the close of `row`, but for those that ask for nothing."""
-        asked = ~orders.hold[0] & ((orders.target_weight[0] != 0) | (account.quantity[0] != 0))
-        for n in np.flatnonzero(asked).tolist():
-            self._orders.append(
-                (
-                    int(self._dataset.close_ts[row]),
-                    row,
-                    self._dataset.instruments[n],
-                    float(orders.target_weight[0, n]),
-                    _or_none(orders.stop_fraction[0, n]),
-                    _or_none(orders.take_fraction[0, n]),
-                )
-            )
-
-    def step(self, row: int, slice_number: int, account: Account, fills: Fills) -> None:
-        """The account after the bar `row`."""
-        self._steps += 1
-        self._row[self._steps] = row
-        self._slice[self._steps] = slice_number
-        self._add(account, fills)
-
-    def closing(self, account: Account, fills: Fills) -> None:
-        """The account after a slice end closed it, on the row of the last step."""
-        self._add(account, fills)
-
-    def _add(self, account: Account, fills: Fills) -> None:
-        """Put the account's state and flows into the last step's row, and its fills."""
-        at, row = self._steps - 1, int(self._row[self._steps])
-        equity = float(account.equity[0])
-        self._equity[self._steps] = equity
-        gross = float((np.abs(account.quantity[0]) * self._close[row]).sum())
-        self._flows["exposure"][at] = gross / equity if equity > 0 else 0.0
-        self._flows["turnover"][at] += account.traded_notional[0]
-        for name in ("fees", "slippage", "financing"):
-            self._flows[name][at] += getattr(account, name)[0]
-        for fill in fills.of(0):
-            # An order trades at the bar's open; when the rest happens is known at its close.
-            times = self._dataset.ts if fill.reason == "order" else self._dataset.close_ts
-            self._fills.append(
-                (
-                    int(times[row]),
-                    row,
-                    self._dataset.instruments[fill.instrument],
-                    fill.quantity,
-                    fill.price,
-                    fill.fee,
-                    fill.slippage,
-                    fill.reason,
-                    len(self._fills),
-                )
-            )
-
-    def result(self, name: str, slices: Rows, account: Account) -> BacktestResult:
-        """Everything so far."""
-        n = self._steps
-        rows = self._row[: n + 1].copy()
-        flows = {key: values[:n].copy() for key, values in self._flows.items()}
-        reasons = Counter(fill[7] for fill in self._fills)
-        summary = {
-            "strategy": name,
-            "initial_equity": float(self._equity[0]),
-            "final_equity": float(self._equity[n]),
-            "terminated": bool(account.terminated[0]),
-            # What idle cash earns is no skill: ratios are of returns beyond it.
-            "risk_free": self._risk_free,
-            "slices": len(slices),
-            "steps": n,
-            "ambiguous_bars": int(account.ambiguous[0]),
-            "fills": {reason: reasons[reason] for reason in REASONS},
-            **{key: float(flows[key].sum()) for key in ("fees", "slippage", "financing")},
-            "open_positions": {
-                instrument: float(quantity)
-                for instrument, quantity in zip(
-                    self._dataset.instruments, account.quantity[0], strict=True
-                )
-                if quantity != 0
-            },
-        }
-        return BacktestResult(
-            name=name,
-            row=rows,
-            ts=np.asarray(self._dataset.close_ts)[rows],
-            slice_number=self._slice[: n + 1].copy(),
-            equity=self._equity[: n + 1].copy(),
-            **flows,
-            orders=_frame(self._orders, ORDER_SCHEMA),
-            fills=_frame(self._fills, FILL_SCHEMA),
-            summary=summary,
-        )
+def _plan_of(strategy: Strategy, dataset: Dataset, environment: EnvironmentSettings) -> Plan | None:
+    """The strategy's plan, if it has one that says the same as its orders."""
+    if _newest(strategy, "plan") and isinstance(strategy, PlannedStrategy):
+        return strategy.plan(dataset, environment)
+    return None
 
 
-def _frame(rows: list[tuple[Any, ...]], schema: dict[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=schema, orient="row")
+def _newest(strategy: Strategy, name: str) -> bool:
+    """Whether a class that defines `orders` anew defines the method of that name, too."""
+    for one in type(strategy).__mro__:
+        if name in vars(one):
+            return True
+        if "orders" in vars(one):
+            return False
+    return False
 
 
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _bar_by_bar(
+    strategy: Strategy,
+    account: Account,
+    market: Market,
+    rows: tuple[int, int],
+    rules: Rules,
+    recorder: Recorder,
+) -> None:
+    """Ask the strategy on the close of each row of a range, until the end or ruin."""
+    fills = Fills.empty(1, market.instruments)
+    for row in range(*rows):
+        orders = strategy.orders(row, account)
+        recorder.order(row, orders, account)
+        step(account, market, np.array([row]), orders, rules, fills)
+        recorder.step(row + 1, account, market, fills)
+        if account.terminated[0]:
+            return
+
+
+def _result(
+    name: str,
+    dataset: Dataset,
+    environment: EnvironmentSettings,
+    slices: Rows,
+    made: list[tuple[int, int]],
+    recorder: Recorder,
+    account: Account,
+) -> BacktestResult:
+    """Everything that was recorded; `made` are the first bar and the steps of each slice begun."""
+    n = recorder.steps
+    row, ts = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
+    slice_number = np.zeros(n + 1, np.int64)
+    row[0], at = made[0][0] - 1, 1
+    ts[0] = dataset.close_ts[row[0]]
+    for number, (first, steps) in enumerate(made):
+        row[at : at + steps] = np.arange(first, first + steps)
+        ts[at : at + steps] = dataset.close_ts[first : first + steps]
+        if number:
+            slice_number[at : at + steps] = number
+        at += steps
+    fills = recorder.fills()
+    flows = {key: values[:n] for key, values in recorder.flows.items()}
+    positions = zip(dataset.instruments, account.quantity[0].tolist(), strict=True)
+    summary = {
+        "strategy": name,
+        "initial_equity": float(recorder.equity[0]),
+        "final_equity": float(recorder.equity[n]),
+        "terminated": bool(account.terminated[0]),
+        # What idle cash earns is no skill: ratios are of returns beyond it.
+        "risk_free": environment.costs.cash_rate,
+        "slices": len(slices),
+        "steps": n,
+        "ambiguous_bars": int(account.ambiguous[0]),
+        "fills": _counted(fills["reason"]),
+        **{key: float(flows[key].sum()) for key in ("fees", "slippage", "financing")},
+        "open_positions": {key: quantity for key, quantity in positions if quantity != 0},
+    }
+    return BacktestResult(
+        name=name,
+        row=row,
+        ts=ts,
+        slice_number=slice_number,
+        equity=recorder.equity[: n + 1],
+        **flows,
+        orders=_order_table(recorder.orders(), dataset),
+        fills=_fill_table(fills, dataset),
+        summary=summary,
+    )
+
+
+def _counted(reasons: NDArray[np.int8]) -> dict[str, int]:
+    """How many fills each of `REASONS` had."""
+    counts = np.bincount(reasons, minlength=len(REASONS)).tolist()
+    return dict(zip(REASONS, counts, strict=True))
+
+
+def _order_table(orders: NDArray[np.void], dataset: Dataset) -> pl.DataFrame:
+    """`ORDER_SCHEMA` of `recording.ORDERED`; an order is given when its row has closed."""
+    return pl.DataFrame(
+        {
+            "time": _times(np.asarray(dataset.close_ts)[orders["row"]]),
+            "row": orders["row"],
+            "instrument": _named(dataset.instruments, orders["instrument"]),
+            "target_weight": orders["target_weight"],
+            "stop_fraction": pl.Series(orders["stop_fraction"]).fill_nan(None),
+            "take_fraction": pl.Series(orders["take_fraction"]).fill_nan(None),
+        },
+        schema=ORDER_SCHEMA,
+    )
+
+
+def _fill_table(fills: NDArray[np.void], dataset: Dataset) -> pl.DataFrame:
+    """`FILL_SCHEMA` of `recording.FILLED`."""
+    row = fills["row"]
+    # An order trades at the bar's open; when the rest happens is known at its close.
+    at_open = fills["reason"] == REASONS.index("order")
+    times = np.where(at_open, np.asarray(dataset.ts)[row], np.asarray(dataset.close_ts)[row])
+    return pl.DataFrame(
+        {
+            "time": _times(times),
+            "row": row,
+            "instrument": _named(dataset.instruments, fills["instrument"]),
+            **{name: fills[name] for name in ("quantity", "price", "fee", "slippage")},
+            "reason": _named(REASONS, fills["reason"]),
+            "fill_id": np.arange(len(fills)),
+        },
+        schema=FILL_SCHEMA,
+    )
+
+
+def _times(ms: NDArray[np.int64]) -> pl.Series:
+    return pl.Series(ms, dtype=pl.Int64).cast(TIME)
+
+
+def _named(names: Sequence[str], numbers: NDArray[Any]) -> pl.Series:
+    return pl.Series(names, dtype=pl.String).gather(numbers.astype(np.uint32))

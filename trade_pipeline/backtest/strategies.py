@@ -4,11 +4,12 @@ A strategy sees rows up to the one it decides on and its account, and answers wi
 and costs are the simulator's. Start at `Strategy`; `baseline` makes the configured rules.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trade_pipeline.backtest.crossing import find_above
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.settings.experiment import (
     BaselineSettings,
@@ -19,8 +20,9 @@ from trade_pipeline.settings.experiment import (
     SmaCrossBaseline,
 )
 from trade_pipeline.simulator.actions import mapping_for
-from trade_pipeline.simulator.kernel import Account, Market, Orders
+from trade_pipeline.simulator.kernel import Account, Market, Orders, Rules
 from trade_pipeline.simulator.observation import observe
+from trade_pipeline.simulator.recording import Recorder
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.policy import PolicyError, PolicyRunner
 
@@ -38,6 +40,36 @@ class Strategy(Protocol):
 
     def orders(self, row: int, account: Account) -> Orders:
         """Orders [1, N] on the close of `row`; `account` holds one account and is only read."""
+
+
+class Plan(NamedTuple):
+    """What a rule wants on the close of every row of a dataset, known ahead of any fill.
+
+    Attributes:
+        weights: float64 [T, N] signed fraction of equity to trade to, finite.
+        hold: bool [T, N] keep a position as it is; what is not held is traded to its weight, which
+            is 0 where nothing is to be bought.
+        stop_fraction: float64 [T, N] stop distance as a fraction of the entry, NaN for none; None
+            is no stop at all.
+        take_fraction: float64 [T, N] likewise for the take-profit.
+    """
+
+    weights: NDArray[np.float64]
+    hold: NDArray[np.bool_]
+    stop_fraction: NDArray[np.float64] | None = None
+    take_fraction: NDArray[np.float64] | None = None
+
+
+@runtime_checkable
+class PlannedStrategy(Strategy, Protocol):
+    """A rule whose orders can be given ahead: its backtest runs in compiled code.
+
+    Both ways give the same backtest, bit for bit. Who overrides `orders` overrides `plan`, too;
+    a plan that is older than the orders is not used.
+    """
+
+    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan | None:
+        """The orders of every row; None to be asked bar by bar. Called after `start`."""
 
 
 class PolicyStrategy:
@@ -72,6 +104,7 @@ class PolicyStrategy:
         self._features = self._runner.features(dataset)
         self._last_row = -2  # before any row that follows another
         self._market = dataset.market
+        self._rules = Rules.of(environment, len(dataset.instruments))
         self._mapping = mapping_for(environment, len(dataset.instruments))
         self._window = environment.window
 
@@ -84,6 +117,13 @@ class PolicyStrategy:
         seen = observe(account, self._market, self._features, np.array([row]), self._window)
         action = self._runner.act({name: values[0] for name, values in seen.items()})
         return self._mapping.to_orders(action[None])
+
+    def trade(self, account: Account, rows: tuple[int, int], recorder: Recorder) -> None:
+        """All decisions of a slice, from the first row to before the last, in compiled code."""
+        self._runner.reset()
+        self._runner.trade(
+            account, self._market, self._features, rows, self._rules, self._mapping, recorder
+        )
 
 
 class Flat:
@@ -100,6 +140,11 @@ class Flat:
         nothing = np.zeros(self._instruments)
         return _orders(nothing, nothing == 0)
 
+    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
+        """No weight anywhere."""
+        nothing = np.zeros(self._instruments)
+        return _every_row(dataset, nothing, nothing == 0)
+
 
 class EqualWeight:
     """Rebalances to equal weights each bar."""
@@ -115,6 +160,10 @@ class EqualWeight:
         """The same weights on every bar."""
         return _orders(self._weights, np.zeros(len(self._weights), np.bool_))
 
+    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
+        """The same weights on every row."""
+        return _every_row(dataset, self._weights, np.zeros(len(self._weights), np.bool_))
+
 
 class BuyAndHold(EqualWeight):
     """Buys equal weights once and holds; what a slice's end closed is bought again."""
@@ -124,6 +173,10 @@ class BuyAndHold(EqualWeight):
     def orders(self, row: int, account: Account) -> Orders:
         """Buy what is not held yet: an order expires on a bar without trades."""
         return _orders(self._weights, account.quantity[0] != 0)
+
+    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
+        """The same weights on every row, for what is not held."""
+        return _every_row(dataset, self._weights, np.ones(len(self._weights), np.bool_))
 
 
 class SmaCross(EqualWeight):
@@ -141,22 +194,18 @@ class SmaCross(EqualWeight):
         """Find the bars on which each instrument is to be held, from closes up to each bar."""
         super().start(dataset, environment)
         ticks = np.rint(dataset.close * TICKS_PER_UNIT).astype(np.int64)
-        self._above = np.zeros(dataset.close.shape, np.bool_)
-        for a, b in dataset.segments:
-            if b - a < self._slow:
-                continue
-            # Sums may wrap around; their differences over a window are still exact.
-            sums = np.zeros((b - a + 1, ticks.shape[1]), np.int64)
-            np.cumsum(ticks[a:b], axis=0, out=sums[1:])
-            last = np.arange(self._slow, b - a + 1)
-            fast = sums[last] - sums[last - self._fast]
-            slow = sums[last] - sums[last - self._slow]
-            self._above[a + self._slow - 1 : b] = _above(fast, self._fast, slow, self._slow)
+        self._above = np.zeros(ticks.shape, np.bool_)
+        for a, b in dataset.segments.tolist():
+            find_above(ticks[a:b], self._fast, self._slow, self._above[a:b])
 
     def orders(self, row: int, account: Account) -> Orders:
         """Enter with the equal weight, keep what is held, leave to flat."""
         above = self._above[row]
         return _orders(np.where(above, self._weights, 0.0), above & (account.quantity[0] > 0))
+
+    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
+        """The equal weight while above, kept as it is, otherwise none."""
+        return Plan(np.where(self._above, self._weights, 0.0), self._above)
 
 
 class RandomActions:
@@ -167,13 +216,18 @@ class RandomActions:
         self._seed = seed
 
     def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
-        """Seed again, so that each backtest draws the same actions."""
-        self._generator = np.random.default_rng(self._seed)
-        self._mapping = mapping_for(environment, len(dataset.instruments))
+        """Draw an action for every row: each backtest, whatever its part, sees the same ones."""
+        mapping = mapping_for(environment, len(dataset.instruments))
+        generator = np.random.default_rng(self._seed)
+        self._drawn = mapping.to_orders(mapping.sample(generator, len(dataset.ts)))
 
     def orders(self, row: int, account: Account) -> Orders:
         """Each choice, or each weight, uniform over what the environment allows."""
-        return self._mapping.to_orders(self._mapping.sample(self._generator, 1))
+        return Orders._make(array[row : row + 1] for array in self._drawn)
+
+    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
+        """What was drawn; the weight of an action to hold is 0, which leaves what is flat flat."""
+        return Plan(*self._drawn)
 
 
 def baseline(settings: BaselineSettings) -> Strategy:
@@ -191,14 +245,10 @@ def baseline(settings: BaselineSettings) -> Strategy:
             return SmaCross(settings.fast, settings.slow)
 
 
-def _above(
-    fast: NDArray[np.int64], fast_bars: int, slow: NDArray[np.int64], slow_bars: int
-) -> NDArray[np.bool_]:
-    """Whether `fast / fast_bars > slow / slow_bars`, in whole numbers: no ties by rounding."""
-    fast_mean, fast_rest = np.divmod(fast, fast_bars)
-    slow_mean, slow_rest = np.divmod(slow, slow_bars)
-    nearer: NDArray[np.bool_] = fast_rest * slow_bars > slow_rest * fast_bars
-    return np.where(fast_mean == slow_mean, nearer, fast_mean > slow_mean)
+def _every_row(dataset: Dataset, weights: NDArray[np.float64], hold: NDArray[np.bool_]) -> Plan:
+    """The same orders [N] on all rows, stored once."""
+    shape = dataset.close.shape
+    return Plan(np.broadcast_to(weights, shape), np.broadcast_to(hold, shape))
 
 
 def _orders(weights: NDArray[np.float64], hold: NDArray[np.bool_]) -> Orders:

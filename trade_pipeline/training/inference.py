@@ -18,6 +18,13 @@ from trade_pipeline.simulator.kernel import step_block
 from trade_pipeline.simulator.market import FloatArray, IntArray
 from trade_pipeline.simulator.observation import account_vector_of, window_of
 from trade_pipeline.simulator.orders import Orders
+from trade_pipeline.simulator.recording import (
+    Record,
+    is_full,
+    record_fills,
+    record_orders,
+    record_state,
+)
 from trade_pipeline.simulator.rules import Rules
 
 Float32Array = NDArray[np.float32]
@@ -276,7 +283,7 @@ def trade_rows(
     block: Any,
     holdings: Any,
     row: IntArray,
-    equity: FloatArray,
+    record: Record,
 ) -> int:
     """One account decides on the rows from `first` on and is carried to the next, as in a backtest.
 
@@ -298,20 +305,23 @@ def trade_rows(
         balances: of the account, with positions and daily_volume.
         positions: [1, N].
         daily_volume: [1, 30].
-        fills: int64 [2]: of the last step, to write into, and of all, which are added to.
+        fills: int64 [1] to write into: how many the last step had.
         records: FILL [1, 4 N] to write into.
         bars: BAR [T, N].
         block: BLOCK to work in, with holdings [N].
         holdings: HOLDING [N].
         row: int64 [1], the first row that is decided on; becomes the one after the last.
-        equity: float64 [n], after each of as many steps.
+        record: room for n steps.
 
     Returns:
-        Steps made, fewer than n if the last of them ruined the account; -1 - steps if an output was
-        not finite.
+        Steps made, fewer than n if the last of them ruined the account or the record has no room
+        for the fills of another; -1 - steps if an output was not finite.
     """
     balance = balances[0]
-    for step in range(equity.shape[0]):
+    steps = record.equity.shape[0]
+    for step in range(steps):
+        if is_full(record, positions.shape[1]):
+            return step
         window_of(features, row[0], columns, window, 0)
         account_vector_of(balance, positions[0], bars, row[0], seen, 0)
         forward_one(plan, window[0], seen[0], memory, room, outputs)
@@ -322,22 +332,23 @@ def trade_rows(
         else:
             for n in range(weights.shape[0]):
                 order_weight(wanted, orders, 0, n, weights[n])
+        record_orders(record, orders, positions[0], row[0])
         step_block(
             block,
             holdings,
             balances,
             positions,
             daily_volume,
-            fills[:1],
+            fills,
             records,
             rules,
             orders,
             bars,
             row,
         )
-        fills[1] += fills[0]
         row[0] += 1
-        equity[step] = balance.equity
+        record_state(record, step, balance, positions[0], bars, row[0])
+        record_fills(record, step, balance, row[0], fills[0], records[0])
         if balance.terminated:
             return step + 1
-    return int(equity.shape[0])
+    return int(steps)

@@ -24,6 +24,7 @@ from trade_pipeline.simulator.kernel import (
     Rules,
     check_account,
 )
+from trade_pipeline.simulator.recording import Recorder
 from trade_pipeline.storage.bundles import verify
 from trade_pipeline.storage.documents import write_json
 from trade_pipeline.storage.location import ArtifactLocation
@@ -217,6 +218,7 @@ class PolicyRunner:
         rows: tuple[int, int],
         rules: Rules,
         mapping: ActionMapping,
+        recorder: Recorder | None = None,
     ) -> Traded:
         """Act on the close of each row of a range; the same bits as bar by bar, in compiled code.
 
@@ -227,6 +229,7 @@ class PolicyRunner:
             rows: the first row that is decided on, and the one after the last.
             rules: costs and limits.
             mapping: of the environment's actions.
+            recorder: what it did is added to it; by default only what is returned is kept.
 
         Returns:
             Equity after each step, fewer than rows if the account was ruined, and how many fills.
@@ -241,12 +244,11 @@ class PolicyRunner:
         fills = Fills.empty(1, market.instruments)
         blocks, holdings = lanes.room(1, market.instruments)
         first, end = rows
-        row, counts = np.array([first]), np.zeros(2, np.int64)
-        equity = np.empty(end - first)
-        done = 0
+        row = np.array([first])
+        recorder = recorder or Recorder(end - first, account)
+        begun, filled = recorder.steps, recorder.filled
         # In pieces, so that who cancels does not wait for millions of bars.
-        for start in range(0, len(equity), ROWS_AT_A_TIME):
-            part = equity[start : start + ROWS_AT_A_TIME]
+        while row[0] < end:
             steps = trade_rows(
                 self.network.plan,
                 self._choosing,
@@ -265,20 +267,21 @@ class PolicyRunner:
                 account.balances,
                 account.positions,
                 account.daily_volume,
-                counts,
+                fills.count,
                 fills.records,
                 market.bars,
                 blocks[0],
                 holdings[0],
                 row,
-                part,
+                recorder.room(min(end - int(row[0]), ROWS_AT_A_TIME)),
             )
             if steps < 0:
                 raise _not_finite()
-            done += steps
-            if steps < len(part):
+            recorder.advance(steps)
+            if account.terminated[0]:
                 break
-        return Traded(equity[:done], int(counts[1]))
+        equity = recorder.equity[begun + 1 : recorder.steps + 1]
+        return Traded(equity, recorder.filled - filled)
 
     def _check_trade(
         self,

@@ -160,7 +160,7 @@ def test_a_bundle_that_records_too_little_says_what_is_missing(trained: Deployme
     assert "records no recipe" in done.stderr
     done = reproduce(trained, "pair/report")
     assert done.exit_code == 1
-    assert "neither dataset, policy nor backtest" in done.stderr
+    assert "is no dataset, regime model, policy, nor backtest" in done.stderr
 
 
 @pytest.mark.parametrize("where", ["store/rebuilt", "full"])

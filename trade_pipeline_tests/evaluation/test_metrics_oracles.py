@@ -3,10 +3,10 @@
 import math
 
 import empyrical
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-import quantstats.stats as quantstats
 from scipy.stats import norm
 
 from trade_pipeline.evaluation.growth import day_ends
@@ -14,6 +14,9 @@ from trade_pipeline.evaluation.metrics import day_returns, metrics
 from trade_pipeline.evaluation.periods import by_month, by_year, heat_map, rolling
 from trade_pipeline.evaluation.relative import relative
 from trade_pipeline_tests.evaluation.real_prices import Prices, minutes, stock
+
+with matplotlib.rc_context():  # importing it changes how every later picture looks
+    import quantstats.stats as quantstats
 
 SYMBOLS = ("AAPL", "MSFT")
 P = 252

@@ -50,6 +50,7 @@ def causal_check(
         keys = list(context.op_execution_context.partition_keys)
         for number, key in enumerate(keys, start=1):
             if feature_set.timeframe not in (None, project.series[key].timeframe):
+                verdicts.keep(store.path, name, key, "", ())  # its table is empty
                 continue
             segments = read_segments(store.path, key, project.series, feature_set)
             checked = check_feature_set(segments, feature_set)

@@ -6,7 +6,6 @@ Only experiments that configure `regimes` have them. Start at `build_regimes`.
 from typing import Any, NamedTuple
 
 import dagster as dg
-import polars as pl
 
 from trade_pipeline.defs.checks import column_schema
 from trade_pipeline.defs.partitions import same_partition
@@ -18,8 +17,6 @@ from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.regimes import RegimeSettings
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.frames import content_hash
-
-SCHEMA = {"ts": pl.Datetime("ms", "UTC"), "regime": pl.Int8()}
 
 
 class RegimeAssets(NamedTuple):
@@ -115,7 +112,6 @@ def build_regimes(
         group_name=name,
         kinds={"polars", "parquet"},
         description="The likeliest state at each bar and how likely each is, as known then.",
-        metadata={"dagster/column_schema": column_schema(SCHEMA)},
     )
     def regimes(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[Any]:
         from trade_pipeline.features.regimes import pictures
@@ -143,6 +139,7 @@ def build_regimes(
             data_version=dg.DataVersion(content_hash(table)),
             metadata={
                 "dagster/row_count": table.height,
+                "dagster/column_schema": column_schema(table.schema),
                 "share of each": dg.MetadataValue.json(
                     {str(regime): round(share, 4) for regime, share in shares.iter_rows()}
                 ),

@@ -180,6 +180,17 @@ def test_an_indicator_that_looks_ahead_on_one_row_in_a_thousand_stops_what_follo
     said = failure.step_failure_data.error_display_string
     assert "column sly failed the check `causal`" in said
     assert not causal(made(imported, "features/tiny", first=BETA)).passed
+    # A set that is for other bars holds nothing of this series any more, and nothing against it.
+    sly = [{"name": "returns"}, {"name": "sly"}]
+    write_set(imported, "tiny", {"timeframe": "1h", "indicators": sly})
+    write_yaml(imported.places.configs / "features" / "daily.yaml", {"indicators": sly[:1]})
+    for name in ("alone", "pair"):
+        imported.edit(f"configs/experiments/{name}.yaml", "features: tiny", "features: daily")
+    assert causal(made(imported, "features/tiny", first=ALPHA)).passed
+    for name in ("alone", "pair"):
+        imported.edit(f"configs/experiments/{name}.yaml", "features: daily", "features: tiny")
+    write_set(imported, "tiny", {"indicators": sly})
+
     (folder / "sly.py").write_text(LEAK.replace("== 700", "== 1700"), encoding="utf-8")
     mended = made(imported, "features/tiny", first=ALPHA, last=BETA)
     assert causal(mended).passed, "neither series has 1,700 rows"

@@ -76,6 +76,13 @@ def test_policies_see_draw_from_and_are_tagged_with_the_regimes_of_their_fold(
     store = with_regimes.places.store
     table = read_frame(layout.experiment_bundle(store, "alone", "regimes", "f1"))
     assert table.columns == ["ts", "regime", "regime_0", "regime_1"]
+    event = with_regimes.instance.get_latest_materialization_event(
+        dg.AssetKey(["alone", "regimes"])
+    )
+    assert event is not None
+    assert event.asset_materialization is not None
+    shown = event.asset_materialization.metadata["dagster/column_schema"].value
+    assert [column.name for column in shown.columns] == table.columns
     np.testing.assert_allclose(table["regime_0"] + table["regime_1"], 1, atol=1e-6)
     assert set(table["regime"]) == {0, 1}
 

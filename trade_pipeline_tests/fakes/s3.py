@@ -8,7 +8,7 @@ import functools
 import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -62,13 +62,24 @@ class _Stop:
     def __init__(self, number: int, before: bool) -> None:
         self.left_over, self.before = number, before
         self.reached, self.left = threading.Event(), threading.Event()
+        self.done = threading.Event()
 
-    def hold(self, before: bool) -> None:
-        if before:
-            self.left_over -= 1
-        if self.left_over == 0 and before == self.before:
-            self.reached.set()
-            self.left.wait(60)
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """The doing of one request."""
+        self.left_over -= 1
+        mine = self.left_over == 0
+        if mine and self.before:
+            self._hold()
+        yield
+        if mine:
+            self.done.set()
+            if not self.before:
+                self._hold()
+
+    def _hold(self) -> None:
+        self.reached.set()
+        self.left.wait(60)
 
 
 class Front(ThreadingHTTPServer):
@@ -96,7 +107,8 @@ class Front(ThreadingHTTPServer):
     def at(self, number: int) -> Iterator[threading.Event]:
         """An event set at the nth request from now, which goes on when the block is left.
 
-        Odd ones have been done then but not answered, even ones have only come.
+        Odd ones have been done then but not answered, even ones have only come; these are done
+        when the block has been left.
         """
         stop = _Stop(number, before=number % 2 == 0)
         self.stop = stop
@@ -105,6 +117,7 @@ class Front(ThreadingHTTPServer):
         finally:
             self.stop = None
             stop.left.set()
+            assert not stop.reached.is_set() or stop.done.wait(60), "a held request never ended"
 
     def targets(self, method: str) -> list[str]:
         return [target for one, target, _ in self.seen if one == method]
@@ -148,19 +161,10 @@ class _Passing(BaseHTTPRequestHandler):
             return self._answer(fault.status, {}, b"<html>bad gateway</html>")
         if fault is not None and fault.kind == "swallow":
             return self._answer(fault.status, {"ETag": '"0"'}, b"")
-        stop = self.server.stop
-        if stop is not None:
-            stop.hold(before=True)
-        behind = http.client.HTTPConnection(*self.server.behind, timeout=30)
-        kept = {key: value for key, value in headers.items() if key.lower() not in _HOP}
-        behind.request(self.command, self.path, body, {**kept, "Content-Length": str(len(body))})
-        came = behind.getresponse()
-        content = came.read()
+        with self.server.stop.around() if self.server.stop else nullcontext():
+            came, content = self._forward(headers, body)
         sent = {key: value for key, value in came.getheaders() if key.lower() not in _HOP}
         length = came.getheader("Content-Length") if self.command == "HEAD" else None
-        behind.close()
-        if stop is not None:
-            stop.hold(before=False)
         if fault is not None and fault.kind == "answer_wrongly":
             return self._answer(fault.status, {}, b"<html>bad gateway</html>")
         if fault is not None:
@@ -172,6 +176,17 @@ class _Passing(BaseHTTPRequestHandler):
         return self._answer(came.status, sent, content, length)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass  # noqa: N815
+
+    def _forward(
+        self, headers: dict[str, str], body: bytes
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        behind = http.client.HTTPConnection(*self.server.behind, timeout=30)
+        kept = {key: value for key, value in headers.items() if key.lower() not in _HOP}
+        behind.request(self.command, self.path, body, {**kept, "Content-Length": str(len(body))})
+        came = behind.getresponse()
+        content = came.read()
+        behind.close()
+        return came, content
 
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -134,14 +134,16 @@ def environment_of(fee: float = FEE, **changes: Any) -> Any:
 
 def one_unit() -> Any:
     """The rule, always of one unit: a weight that is worth one and a half, in lots of one."""
-    from trade_pipeline.backtest.strategies import Plan, SmaCross
+    from trade_pipeline.backtest.rules import SmaCross
+    from trade_pipeline.settings.baselines import SmaCrossBaseline
 
     class OneUnit(SmaCross):
-        def plan(self, dataset: Any, environment: Any) -> Any:
+        def decide(self, dataset: Any, environment: Any) -> Any:
+            plan = super().decide(dataset, environment)
             weights = dataset.close * (1.5 / environment.initial_equity)
-            return Plan(np.where(self._above, weights, 0.0), self._above)
+            return plan._replace(weights=np.where(plan.weights > 0, weights, 0.0))
 
-    return OneUnit(FAST, SLOW)
+    return OneUnit(SmaCrossBaseline(kind="sma_cross", fast=FAST, slow=SLOW))
 
 
 def best(run: Callable[[], Any], repeats: int = REPEATS) -> float:

@@ -14,7 +14,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trade_pipeline.notebook import backtest, load_bars, load_features, load_policy
+    from trade_pipeline.notebook import (
+        adhoc_backtest,
+        backtest,
+        compare,
+        load_bars,
+        load_features,
+        load_policy,
+    )
 
 # Libraries choose their kernels by the processor, and other kernels give other last bits: one
 # family everywhere, so that a training gives the same policy here and on a rented machine. Read
@@ -23,7 +30,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
-__all__ = ["backtest", "load_bars", "load_features", "load_policy"]
+__all__ = ["adhoc_backtest", "backtest", "compare", "load_bars", "load_features", "load_policy"]
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,7 @@ StoreOption = Annotated[
 ]
 KEY_EXAMPLE = "such as aapl_ppo/policy/base.f0.s0"
 KeyArgument = Annotated[str, typer.Argument(help=f"Key in the store, {KEY_EXAMPLE}.")]
+ForceOption = Annotated[bool, typer.Option(help="Replace a file that is there.")]
 VersionOption = Annotated[str | None, typer.Option(help="32 hex digits; default: the current.")]
 
 
@@ -80,14 +81,29 @@ def export(
         Format, typer.Option("--format", help="zip: all of it; onnx, sb3: a policy's network.")
     ] = Format.ZIP,
     version: VersionOption = None,
-    force: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+    force: ForceOption = False,
+    all_trials: Annotated[
+        bool,
+        typer.Option("--all-trials", help="Of a report: every policy, not only median seeds'."),
+    ] = False,
     store: StoreOption = None,
 ) -> None:
-    """Write a bundle as one file: to move it, or to use a policy elsewhere."""
+    """Write a bundle as one file: to move it, or to use a policy elsewhere.
+
+    Of an experiment's report everything is written that it was made from: settings, policies,
+    tables, logs, hashes; README.txt in the zip says what is where.
+    """
+    from trade_pipeline.backtest.export.report import pack_report
+    from trade_pipeline.backtest.export.sources import is_report
+
     try:
         location = bundles.stored(ArtifactLocation(_folder(store), key), version)
+        if all_trials and not (kind is Format.ZIP and is_report(location)):
+            raise StorageError(f"{key}: --all-trials is for reports as zip; leave it out.")
         with archives.new_file(to, force) as target:
-            if kind is Format.ZIP:
+            if kind is Format.ZIP and is_report(location):
+                pack_report(location, target, all_trials)
+            elif kind is Format.ZIP:
                 archives.pack(location, target)
             elif kind is Format.ONNX:
                 from trade_pipeline.training.onnx_export import write_onnx
@@ -100,6 +116,66 @@ def export(
     except (StorageError, ValueError) as error:
         _stop(error)
     print(f"{to}: {key} version {location.path.name} as {kind.value}")
+
+
+@bundle.command("mlflow")
+def to_mlflow(
+    key: Annotated[
+        str, typer.Argument(help="Backtest of a trial, such as aapl_ppo/backtest/base.f0.s0.")
+    ],
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="A server, sqlite:///FILE or file:///FOLDER; default: mlflow.db here."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow's experiment; default: that of the trial.")
+    ] = None,
+    version: VersionOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a trial as a run of MLflow: params, metrics, artefacts; once for each version.
+
+    MLFLOW_TRACKING_URI counts where no --tracking-uri is given, and keeps a secret out of sight.
+    """
+    from trade_pipeline.backtest.export import mlflow
+    from trade_pipeline.backtest.export.sources import backtest_sources
+
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    try:
+        location = bundles.stored(ArtifactLocation(_folder(store), key), version)
+        sources = backtest_sources(location)
+        logged = mlflow.log_backtest(sources, uri, experiment, round(time.time() * 1000))
+    except (StorageError, ValueError) as error:
+        _stop(error)
+    done = "written" if logged.new else "there already, left as it is"
+    print(
+        f"{key} version {location.path.name}: run {logged.run_id} of experiment "
+        f"{logged.experiment} at {mlflow.without_secrets(uri)}, {done}"
+    )
+
+
+@bundle.command("compare")
+def side_by_side(
+    a: Annotated[str, typer.Argument(help="Key of a report or backtest, or KEY@VERSION.")],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    to: Annotated[Path, typer.Option(help="Page to write.")],
+    force: ForceOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Write one offline page with two results side by side; what makes them unlike is on top."""
+    from trade_pipeline.backtest.compare.differences import doubts
+    from trade_pipeline.backtest.compare.page import comparison
+    from trade_pipeline.backtest.compare.sides import load_side
+
+    try:
+        sides = [load_side(_folder(store), name) for name in (a, b)]
+        with archives.new_file(to, force) as target:
+            target.write_text(comparison(*sides), encoding="utf-8")
+    except (StorageError, ValueError) as error:
+        _stop(error)
+    for line in doubts(*sides):
+        print(line)
+    print(f"{to}: {a} beside {b}")
 
 
 @bundle.command("import")

@@ -5,16 +5,29 @@ Every function takes `configs` and `store`; without them `TRADE_PIPELINE_CONFIGS
 """
 
 import os
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from trade_pipeline.backtest.adhoc.request import parse_request
+from trade_pipeline.backtest.adhoc.request import resolve as resolve_request
+from trade_pipeline.backtest.adhoc.run import AdhocBacktest
+from trade_pipeline.backtest.adhoc.run import run as run_adhoc
+from trade_pipeline.backtest.compare.differences import doubts, metric_differences
+from trade_pipeline.backtest.compare.sides import load_side
 from trade_pipeline.backtest.engine import BacktestResult
 from trade_pipeline.backtest.engine import backtest as run_backtest
 from trade_pipeline.backtest.promotion_record import promoted
 from trade_pipeline.backtest.strategies import PolicyStrategy
 from trade_pipeline.backtest.trial import require_dataset
+from trade_pipeline.features.plugins.loading import load_plugins
+from trade_pipeline.features.registry import BrokenPluginError
+from trade_pipeline.features.registry import resolve as resolve_features
 from trade_pipeline.market.bars import adjusted
 from trade_pipeline.market.stored import read_bars
 from trade_pipeline.settings.base import SettingsError, closest
@@ -161,9 +174,73 @@ def backtest(policy: Policy) -> BacktestResult:
     )
 
 
+def compare(a: str, b: str, store: Path | str | None = None) -> pl.DataFrame:
+    """The figures of two reports or backtests: `metric`, `a`, `b`, `difference` (B minus A).
+
+    Beside an undefined figure, `undefined_a` and `undefined_b` say why. What makes the two unlike,
+    such as other markets, is warned of.
+
+    Args:
+        a: key such as `aapl_ppo/report`, or `key@version` for another than the current version.
+        b: the other one.
+        store: store folder.
+
+    Raises:
+        StorageError: one is not there, or is neither report nor backtest.
+    """
+    folder = _places(None, store).store
+    sides = load_side(folder, a), load_side(folder, b)
+    for line in doubts(*sides):
+        warnings.warn(line, stacklevel=2)
+    return metric_differences(*sides)
+
+
+def adhoc_backtest(
+    start: str,
+    end: str,
+    policy: str | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    configs: Path | str | None = None,
+    store: Path | str | None = None,
+    **request: Any,
+) -> AdhocBacktest:
+    """Run any saved policy or a baseline over any stored range; nothing is stored.
+
+    Args:
+        start: first bar: a date, or a date and time, UTC.
+        end: exclusive end.
+        policy: key of a stored policy, such as `aapl_ppo/policy/base.f0.s0` or `imported/mine`.
+        baseline: in its place an entry of an experiment's baselines, such as
+            `{"kind": "buy_and_hold"}`.
+        configs: configs folder.
+        store: store folder.
+        request: what else an `AdhocRequest` has: `series`, `features`, `costs`, `initial_equity`,
+            `environment`, `version`, `include_final`.
+
+    Returns:
+        `result`, `beside` (buy and hold, flat) and `notes`: training rows in the range come first.
+
+    Raises:
+        SettingsError: the request makes no sense.
+        StorageError: what it needs is not stored.
+    """
+    places = _places(configs, store)
+    project = read_project(places.configs, places.indicator_files)
+    given = {"from": start, "to": end, "policy": policy, "baseline": baseline, **request}
+    asked = parse_request({name: value for name, value in given.items() if value is not None})
+    plugins = load_plugins(places.indicator_files)
+    sets = {}
+    for name, settings in project.feature_sets.items():
+        # A set that a plug-in stops is unknown, as in the web UI; others go on.
+        with suppress(BrokenPluginError):
+            sets[name] = resolve_features(settings, f"features/{name}", plugins)
+    return run_adhoc(resolve_request(asked, places.store, project, sets), places.store, project)
+
+
 def _places(configs: Path | str | None, store: Path | str | None) -> Places:
     found = Places.from_environment(os.environ)
     return Places(
         configs=found.configs if configs is None else Path(configs).resolve(),
         store=found.store if store is None else Path(store).resolve(),
+        indicators=found.indicators,
     )

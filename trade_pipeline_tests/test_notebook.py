@@ -55,6 +55,22 @@ def test_three_lines_repeat_a_backtest_bit_for_bit(trained: Deployment) -> None:
         assert printed.split() == [equity, trial]
 
 
+def test_any_range_is_backtested_in_one_line(trained: Deployment) -> None:
+    trial = TRIALS["alone"]
+    printed = notebook(
+        trained,
+        "import sys; import trade_pipeline as tp",
+        f"asked = {{'policy': 'alone/policy/{trial}', 'start': '2021-08-23', 'end': '2021-12-21'}}",
+        "found = tp.adhoc_backtest(**asked)",
+        "print(found.result.equity.tobytes().hex(), *found.notes, 'dagster' in sys.modules)",
+        "found = tp.adhoc_backtest(**asked, costs={'fee': {'bps': 0}}, initial_equity=500)",
+        "print(found.result.equity[0], found.result.fees.sum())",
+    )
+    equity = stored_equity(trained, "alone").to_numpy().tobytes().hex()
+    assert printed.split() == [equity, "False", "500.0", "0.0"]
+    assert not (trained.places.store / "adhoc_backtest").exists()
+
+
 def test_the_notebook_needs_no_dagster(imported: Deployment) -> None:
     printed = notebook(
         imported,
@@ -159,7 +175,9 @@ def test_backtest_is_the_function_whatever_was_imported_before(empty: Deployment
 
 def test_the_package_has_nothing_else() -> None:
     assert sorted(trade_pipeline.__all__) == [
+        "adhoc_backtest",
         "backtest",
+        "compare",
         "load_bars",
         "load_features",
         "load_policy",

@@ -11,14 +11,17 @@ import numpy as np
 import polars as pl
 
 from trade_pipeline.backtest.engine import BacktestResult
-from trade_pipeline.backtest.report.page import Curve, ReportInput, render
+from trade_pipeline.backtest.report.content import Curve, ReportInput
+from trade_pipeline.backtest.report.page import render
 from trade_pipeline.evaluation.by_regime import by_regime
 from trade_pipeline.evaluation.costs import capacity
-from trade_pipeline.evaluation.measure import FloatArray, as_json
+from trade_pipeline.evaluation.measure import FloatArray, IntArray, as_json
 from trade_pipeline.evaluation.metrics import metrics
 from trade_pipeline.evaluation.periods import by_month, by_year, rolling
 from trade_pipeline.evaluation.relative import relative
 from trade_pipeline.evaluation.trades import excursions, match_fills
+from trade_pipeline.evaluation.trip_nets import trip_nets
+from trade_pipeline.evaluation.walks import grow_equally
 from trade_pipeline.storage.bundles import BundleReference, seal
 from trade_pipeline.storage.documents import write_json
 from trade_pipeline.storage.frames import write_frame
@@ -52,6 +55,8 @@ def write_backtest(
     title: str,
     provenance: Mapping[str, str],
     baselines: Sequence[BacktestResult] = (),
+    configuration: str = "",
+    notes: Sequence[str] = (),
 ) -> WrittenBacktest:
     """Write a backtest's tables, figures and report into a staging folder and seal it.
 
@@ -62,6 +67,8 @@ def write_backtest(
         title: of the report.
         provenance: shown in the report and part of the version: versions of inputs, no clock.
         baselines: shown beside it; they ran on the same part.
+        configuration: YAML text that the report shows.
+        notes: what a reader must know first.
     """
     staging.path.mkdir(parents=True, exist_ok=True)
     tables = match_fills(result.fills)
@@ -80,6 +87,7 @@ def write_backtest(
         write_frame(staging.child(f"{name}.parquet"), frame)
         with replacing(staging.child(f"{name}.csv")) as path:
             frame.write_csv(path)
+    trades = pl.concat([frames["trades"], tables.open_lots], how="diagonal")
     found = figures(result, dataset)
     write_json(staging.child("metrics.json"), found)
     write_json(staging.child("summary.json"), result.summary)
@@ -91,10 +99,15 @@ def write_backtest(
         ],
         leaderboard=pl.DataFrame(),
         prices=prices_of(dataset, int(result.row[0]), int(result.row[-1])),
-        trips=pl.concat([tables.trips, tables.open_lots], how="diagonal"),
+        trips=trades,
         metrics={result.name: found} | {one.name: figures(one, dataset) for one in baselines},
         provenance=dict(provenance),
-        notes=_notes(result, dataset),
+        notes=[*notes, *_notes(result, dataset)],
+        months=frames["months"],
+        rolling=frames["rolling"],
+        exposure=(result.ts[1:], result.exposure),
+        regimes=_regimes(result, dataset),
+        configuration=configuration,
     )
     with replacing(staging.child("report.html")) as path:
         path.write_text(render(page), encoding="utf-8")
@@ -107,6 +120,13 @@ def _tagged(trades: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
         return trades
     before = trades["entry_row"].to_numpy() - 1
     return trades.with_columns(regime=pl.Series(dataset.regime_labels[before], dtype=pl.Int8))
+
+
+def _regimes(result: BacktestResult, dataset: Dataset) -> tuple[IntArray, IntArray] | None:
+    """Opens of the bars that were stepped through, and the regime known there."""
+    if dataset.regime_labels is None:
+        return None
+    return np.asarray(dataset.ts)[result.row], dataset.regime_labels[result.row].astype(np.int64)
 
 
 def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
@@ -124,7 +144,7 @@ def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
         days_per_year=dataset.days_per_year,
         exposure=result.exposure,
         turnover_notional=result.turnover,
-        trade_nets=match_fills(result.fills).trips["net"].to_numpy(),
+        trade_nets=trip_nets(result.fills),
         fees_paid=float(result.fees.sum()),
         slippage_paid=float(result.slippage.sum()),
         financing_paid=float(result.financing.sum()),
@@ -133,7 +153,7 @@ def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
     beside = relative(
         result.equity,
         result.ts,
-        market_curve(result, dataset),
+        market_curve(result.row, dataset),
         result.ts,
         dataset.days_per_year,
         risk_free,
@@ -150,15 +170,18 @@ def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
     return found
 
 
-def market_curve(result: BacktestResult, dataset: Dataset) -> FloatArray:
+def market_curve(row: IntArray, dataset: Dataset) -> FloatArray:
     """[n + 1] worth of one unit in all instruments of the dataset, over the steps of a backtest.
 
     Equal weights again at each close, no costs. What happened between two slices is left out, as
     no strategy can hold anything there.
+
+    Args:
+        row: int64 [n + 1] as of `BacktestResult`.
+        dataset: whose closes they are.
     """
-    close = np.asarray(dataset.close)
-    moves = close[result.row[1:]] / close[result.row[1:] - 1]
-    curve: FloatArray = np.cumprod(np.append(1.0, moves.mean(axis=1)))
+    curve = np.empty(len(row))
+    grow_equally(np.ascontiguousarray(dataset.close), row, curve)
     return curve
 
 
@@ -178,8 +201,11 @@ def _capacity(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
     fills = result.fills.filter(pl.col("reason") != "slice_end")
     row = fills["row"].to_numpy()
     instruments = len(dataset.instruments)
-    numbers = {name: n for n, name in enumerate(dataset.instruments)}
-    instrument = np.array([numbers[name] for name in fills["instrument"]], np.int64)
+    instrument = (
+        fills["instrument"]
+        .replace_strict(dataset.instruments, range(instruments), return_dtype=pl.Int64)
+        .to_numpy()
+    )
     found = capacity(
         row * instruments + instrument,
         fills["quantity"].to_numpy(),

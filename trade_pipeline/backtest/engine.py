@@ -15,7 +15,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trade_pipeline.backtest.planned import trade_plan
-from trade_pipeline.backtest.strategies import Plan, PlannedStrategy, PolicyStrategy, Strategy
+from trade_pipeline.backtest.strategies import (
+    Plan,
+    PlannedStrategy,
+    PolicyStrategy,
+    Strategy,
+    newest,
+)
 from trade_pipeline.evaluation.trades import FILL_SCHEMA
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.simulator.kernel import (
@@ -126,13 +132,13 @@ def backtest(
     steps = int((slices[:, 1] - slices[:, 0] - window).sum())
     recorder = Recorder(steps, account)
     strategy.start(dataset, environment)
-    plan = _plan_of(strategy, dataset, environment)
+    plan = plan_of(strategy, dataset, environment)
     made: list[tuple[int, int]] = []
     for number, (a, b) in enumerate(slices.tolist()):
         rows, begun = (a + window - 1, b - 1), recorder.steps
         if plan is not None:
             trade_plan(plan, account, market, rows, rules, recorder)
-        elif _newest(strategy, "trade") and isinstance(strategy, PolicyStrategy):
+        elif newest(strategy, "trade") and isinstance(strategy, PolicyStrategy):
             strategy.trade(account, rows, recorder)
         else:
             _bar_by_bar(strategy, account, market, rows, rules, recorder)
@@ -147,21 +153,11 @@ def backtest(
     return _result(strategy.name, dataset, environment, slices, made, recorder, account)
 
 
-def _plan_of(strategy: Strategy, dataset: Dataset, environment: EnvironmentSettings) -> Plan | None:
+def plan_of(strategy: Strategy, dataset: Dataset, environment: EnvironmentSettings) -> Plan | None:
     """The strategy's plan, if it has one that says the same as its orders."""
-    if _newest(strategy, "plan") and isinstance(strategy, PlannedStrategy):
+    if newest(strategy, "plan") and isinstance(strategy, PlannedStrategy):
         return strategy.plan(dataset, environment)
     return None
-
-
-def _newest(strategy: Strategy, name: str) -> bool:
-    """Whether a class that defines `orders` anew defines the method of that name, too."""
-    for one in type(strategy).__mro__:
-        if name in vars(one):
-            return True
-        if "orders" in vars(one):
-            return False
-    return False
 
 
 def _bar_by_bar(

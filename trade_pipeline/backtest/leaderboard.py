@@ -1,27 +1,19 @@
 """Leaderboard rows: the median seed of each policy's stitched test curve, beside the baselines.
 
 The median, never the best: a row carries the seed in the middle with the worst and the best one
-beside it. Start at `stitch`, `policy_row`, `baseline_row`; `combine` reads finished reports.
+beside it. Start at `row` and `table`; `combine` reads finished reports.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from trade_pipeline.evaluation.metrics import metrics
-from trade_pipeline.evaluation.trades import match_fills
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.frames import read_frame
 
-if TYPE_CHECKING:  # the engine brings torch along, which the code location does not need to load
-    from trade_pipeline.backtest.engine import BacktestResult
-
-IMPLEMENTATION = 1
+IMPLEMENTATION = 2
 MEMBER = "leaderboard.parquet"
 SCHEMA: dict[str, Any] = {
     "experiment": pl.String(),
@@ -35,6 +27,8 @@ SCHEMA: dict[str, Any] = {
     "sharpe_max": pl.Float64(),
     "sharpe_low": pl.Float64(),
     "sharpe_high": pl.Float64(),
+    "deflated_sharpe": pl.Float64(),
+    "trials_tried": pl.Int64(),
     "total_return": pl.Float64(),
     "total_return_min": pl.Float64(),
     "total_return_max": pl.Float64(),
@@ -42,106 +36,9 @@ SCHEMA: dict[str, Any] = {
     "turnover": pl.Float64(),
     "trades": pl.Int64(),
 }
-# Of the median seed; `low` and `high` bound its Sharpe ratio with 95 % (block bootstrap).
+# Of the median seed; `low` and `high` bound its Sharpe ratio with 95 % (block bootstrap), and
+# `deflated_sharpe` is the probability that it is above the best that chance gives so many trials.
 PLAIN = ("sharpe", "sharpe_low", "sharpe_high", "total_return", "max_drawdown", "turnover")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """An equity curve with what happened under it; n steps.
-
-    Attributes:
-        close_ts: int64 [n + 1] ms UTC.
-        equity: float64 [n + 1] quote currency.
-        exposure: float64 [n] gross exposure / equity.
-        turnover: float64 [n] traded notional, quote currency.
-        trade_nets: float64 [trades] net result of closed trips, quote currency.
-        fees, slippage, financing: totals, quote currency.
-        risk_free: annual rate that idle cash earned.
-    """
-
-    close_ts: NDArray[np.int64]
-    equity: NDArray[np.float64]
-    exposure: NDArray[np.float64]
-    turnover: NDArray[np.float64]
-    trade_nets: NDArray[np.float64]
-    fees: float
-    slippage: float
-    financing: float
-    risk_free: float = 0.0
-
-    @classmethod
-    def of(cls, result: "BacktestResult") -> "Curve":
-        """The curve of a backtest."""
-        return cls(
-            close_ts=result.ts,
-            equity=result.equity,
-            exposure=result.exposure,
-            turnover=result.turnover,
-            trade_nets=match_fills(result.fills).trips["net"].to_numpy(),
-            fees=float(result.fees.sum()),
-            slippage=float(result.slippage.sum()),
-            financing=float(result.financing.sum()),
-            risk_free=float(result.summary["risk_free"]),
-        )
-
-    def figures(self, bars_per_year: float, days_per_year: float) -> dict[str, Any]:
-        """All metrics of the curve; see `evaluation.metrics.metrics`."""
-        return metrics(
-            self.equity,
-            self.close_ts,
-            bars_per_year,
-            days_per_year,
-            self.exposure,
-            self.turnover,
-            self.trade_nets,
-            self.fees,
-            self.slippage,
-            self.financing,
-            self.risk_free,
-        )
-
-
-def stitch(curves: Sequence[Curve]) -> Curve:
-    """Chain the test parts of folds, in time order, into one out-of-sample curve.
-
-    Every part starts from the same equity; each is scaled to start where the one before ended, so
-    that its returns are kept, and money (turnover, nets, costs) is scaled with it.
-
-    Raises:
-        ValueError: test parts overlap in time.
-    """
-    scale = 1.0
-    parts: list[Curve] = []
-    for number, curve in enumerate(curves):
-        if number and curve.close_ts[1] <= curves[number - 1].close_ts[-1]:
-            raise ValueError(f"the test part of fold {number} starts before the one before ends")
-        if number:
-            scale = parts[-1].equity[-1] / curve.equity[0]
-        parts.append(
-            Curve(
-                curve.close_ts[bool(number) :],
-                curve.equity[bool(number) :] * scale,
-                curve.exposure,
-                curve.turnover * scale,
-                curve.trade_nets * scale,
-                curve.fees * scale,
-                curve.slippage * scale,
-                curve.financing * scale,
-                curve.risk_free,
-            )
-        )
-    return Curve(
-        close_ts=np.concatenate([part.close_ts for part in parts]),
-        equity=np.concatenate([part.equity for part in parts]),
-        exposure=np.concatenate([part.exposure for part in parts]),
-        turnover=np.concatenate([part.turnover for part in parts]),
-        trade_nets=np.concatenate([part.trade_nets for part in parts]),
-        fees=sum(part.fees for part in parts),
-        slippage=sum(part.slippage for part in parts),
-        financing=sum(part.financing for part in parts),
-        risk_free=parts[0].risk_free,
-    )
 
 
 def median_seed(figures: Mapping[int, Mapping[str, Any]]) -> int:
@@ -160,7 +57,12 @@ def median_seed(figures: Mapping[int, Mapping[str, Any]]) -> int:
 
 
 def row(
-    experiment: str, name: str, kind: str, figures: Mapping[int, Mapping[str, Any]], folds: int
+    experiment: str,
+    name: str,
+    kind: str,
+    figures: Mapping[int, Mapping[str, Any]],
+    folds: int,
+    significance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One row of the leaderboard.
 
@@ -170,6 +72,7 @@ def row(
         kind: policy or baseline.
         figures: metrics of the stitched curve by seed; a baseline has the one seed 0.
         folds: number of test parts in each curve.
+        significance: `deflated_sharpe` and `trials_tried` of a policy.
     """
     seed = median_seed(figures)
     values = figures[seed]["values"]
@@ -189,6 +92,7 @@ def row(
         "median_seed": seed if kind == "policy" else None,
         "folds": folds,
         **{key: values[key] for key in PLAIN},
+        **{key: significance.get(key) for key in ("deflated_sharpe", "trials_tried")},
         **spread,
         "trades": values["trades"],
     }
@@ -209,7 +113,7 @@ def combine(store: Path, experiments: Sequence[str]) -> pl.DataFrame:
         home = layout.experiment_bundle(store, name, "report")
         if bundles.current_version(home) is not None:
             frames.append(read_frame(bundles.current(home).child(MEMBER)))
-    return table(pl.concat(frames).to_dicts())
+    return table(pl.concat(frames, how="diagonal").to_dicts())
 
 
 def markdown(frame: pl.DataFrame) -> str:
@@ -218,6 +122,7 @@ def markdown(frame: pl.DataFrame) -> str:
         "experiment",
         "policy",
         "Sharpe (min to max)",
+        "deflated Sharpe",
         "return (min to max)",
         "drawdown",
         "trades",
@@ -230,6 +135,7 @@ def markdown(frame: pl.DataFrame) -> str:
                     one["experiment"],
                     one["name"] if one["kind"] == "policy" else f"{one['name']} (baseline)",
                     _ranged(one, "sharpe", "{:.2f}"),
+                    _deflated(one),
                     _ranged(one, "total_return", "{:.1%}"),
                     _text(one["max_drawdown"], "{:.1%}"),
                     _text(one["trades"], "{}"),
@@ -244,6 +150,13 @@ def _ranged(one: Mapping[str, Any], key: str, form: str) -> str:
     if one["kind"] != "policy":
         return middle
     return f"{middle} ({_text(one[f'{key}_min'], form)} to {_text(one[f'{key}_max'], form)})"
+
+
+def _deflated(one: Mapping[str, Any]) -> str:
+    """A probability, with how many trials it takes into account."""
+    if one["deflated_sharpe"] is None:
+        return _text(None, "")
+    return f"{one['deflated_sharpe']:.1%} ({one['trials_tried']} trials)"
 
 
 def _text(value: Any, form: str) -> str:

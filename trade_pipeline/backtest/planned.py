@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trade_pipeline.backtest.strategies import Plan
+from trade_pipeline.backtest.protocol import Plan
 from trade_pipeline.simulator import lanes
 from trade_pipeline.simulator.compiled import compiled
 from trade_pipeline.simulator.kernel import (
@@ -126,6 +126,12 @@ def _distances(fractions: FloatArray | None, piece: slice) -> FloatArray:
 
 
 @compiled
+def _is_kept(weight: float, quantity: float) -> bool:
+    """Whether a position can be held for a weight: it is one, and not of the other sign."""
+    return bool((quantity != 0.0) & (weight * quantity >= 0.0))
+
+
+@compiled
 def _trade_rows(
     weights: FloatArray,
     hold: BoolArray,
@@ -154,7 +160,7 @@ def _trade_rows(
             return step
         asks = False
         for n in range(instruments):
-            keeps = hold[step, n] & (held[n].quantity != 0.0)
+            keeps = hold[step, n] & _is_kept(weights[step, n], held[n].quantity)
             asks |= (not keeps) & ((weights[step, n] != 0.0) | (held[n].quantity != 0.0))
         if (not asks) and pass_bar(balance, held, rules, bars, row[0]):
             row[0] += 1
@@ -162,7 +168,7 @@ def _trade_rows(
             continue
         for n in range(instruments):
             orders.target_weight[0, n] = weights[step, n]
-            orders.hold[0, n] = hold[step, n] & (held[n].quantity != 0.0)
+            orders.hold[0, n] = hold[step, n] & _is_kept(weights[step, n], held[n].quantity)
             orders.stop_fraction[0, n] = stops[step, n] if stops.shape[0] > 0 else np.nan
             orders.take_fraction[0, n] = takes[step, n] if takes.shape[0] > 0 else np.nan
         record_orders(record, orders, held, row[0])

@@ -40,6 +40,7 @@ from trade_pipeline.training.recipe import Recipe
 from trade_pipeline.training.specification import specification
 
 PROVENANCE = "provenance.json"
+ADHOC = "adhoc.json"
 SECONDS_BETWEEN_LINES = 10.0
 MAKES_DATASET = ("series", "features", "from", "to", "splits", "final_from")
 
@@ -113,6 +114,12 @@ def reproduce(
             found = rebuild.dataset_bundle(bundle)
         elif regimes.DOCUMENT in members:
             found = rebuild.regime_model(bundle)
+        elif ADHOC in members:
+            raise ReproduceError(
+                f"{bundle}: ad-hoc backtests are no kind that is rebuilt. Ask for the same again: "
+                f"{ADHOC} holds the request, and the same policy and rows give the same version. "
+                "What it stands on can be rebuilt: reproduce its policy."
+            )
         elif {"equity.parquet", PROVENANCE} <= members:
             found = rebuild.backtest(bundle)
         else:

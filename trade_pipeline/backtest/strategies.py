@@ -1,24 +1,19 @@
-"""What decides in a backtest: a trained policy, or a rule that a policy should beat.
+"""Who decides in a backtest: a trained policy, a rule, or a strategy of a plug-in.
 
 A strategy sees rows up to the one it decides on and its account, and answers with orders; fills
-and costs are the simulator's. Start at `Strategy`; `baseline` makes the configured rules.
+and costs are the simulator's. What it must offer stands in `protocol`. Start at `baseline`, which
+makes what an experiment lists beside its policies.
 """
-
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trade_pipeline.backtest.crossing import find_above
+from trade_pipeline.backtest.plugins.installed import StrategyError
+from trade_pipeline.backtest.plugins.loading import load_strategy
+from trade_pipeline.backtest.protocol import Plan, PlannedRule, PlannedStrategy, Strategy, newest
+from trade_pipeline.backtest.rules import RULES
+from trade_pipeline.settings.baselines import BaselineSettings, PluginBaseline
 from trade_pipeline.settings.environment import EnvironmentSettings
-from trade_pipeline.settings.experiment import (
-    BaselineSettings,
-    BuyAndHoldBaseline,
-    EqualWeightBaseline,
-    FlatBaseline,
-    RandomBaseline,
-    SmaCrossBaseline,
-)
 from trade_pipeline.simulator.actions import mapping_for
 from trade_pipeline.simulator.kernel import Account, Market, Orders, Rules
 from trade_pipeline.simulator.observation import observe
@@ -26,50 +21,16 @@ from trade_pipeline.simulator.recording import Recorder
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.policy import PolicyError, PolicyRunner
 
-# Averages are compared in whole ticks of this part of a price: sums of floats tie by accident.
-TICKS_PER_UNIT = 1e8
-
-
-class Strategy(Protocol):
-    """Decides on the close of a row. `name` is how reports call it."""
-
-    name: str
-
-    def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
-        """Called once before each backtest; forgets what an earlier one left."""
-
-    def orders(self, row: int, account: Account) -> Orders:
-        """Orders [1, N] on the close of `row`; `account` holds one account and is only read."""
-
-
-class Plan(NamedTuple):
-    """What a rule wants on the close of every row of a dataset, known ahead of any fill.
-
-    Attributes:
-        weights: float64 [T, N] signed fraction of equity to trade to, finite.
-        hold: bool [T, N] keep a position as it is; what is not held is traded to its weight, which
-            is 0 where nothing is to be bought.
-        stop_fraction: float64 [T, N] stop distance as a fraction of the entry, NaN for none; None
-            is no stop at all.
-        take_fraction: float64 [T, N] likewise for the take-profit.
-    """
-
-    weights: NDArray[np.float64]
-    hold: NDArray[np.bool_]
-    stop_fraction: NDArray[np.float64] | None = None
-    take_fraction: NDArray[np.float64] | None = None
-
-
-@runtime_checkable
-class PlannedStrategy(Strategy, Protocol):
-    """A rule whose orders can be given ahead: its backtest runs in compiled code.
-
-    Both ways give the same backtest, bit for bit. Who overrides `orders` overrides `plan`, too;
-    a plan that is older than the orders is not used.
-    """
-
-    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan | None:
-        """The orders of every row; None to be asked bar by bar. Called after `start`."""
+__all__ = [
+    "Plan",
+    "PlannedRule",
+    "PlannedStrategy",
+    "PolicyStrategy",
+    "Strategy",
+    "StrategyError",
+    "baseline",
+    "newest",
+]
 
 
 class PolicyStrategy:
@@ -126,132 +87,14 @@ class PolicyStrategy:
         )
 
 
-class Flat:
-    """Never trades."""
-
-    name = "flat"
-
-    def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
-        """Remember how many instruments there are."""
-        self._instruments = len(dataset.instruments)
-
-    def orders(self, row: int, account: Account) -> Orders:
-        """Hold nothing."""
-        nothing = np.zeros(self._instruments)
-        return _orders(nothing, nothing == 0)
-
-    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
-        """No weight anywhere."""
-        nothing = np.zeros(self._instruments)
-        return _every_row(dataset, nothing, nothing == 0)
-
-
-class EqualWeight:
-    """Rebalances to equal weights each bar."""
-
-    name = "equal_weight"
-
-    def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
-        """Weights add up to all equity, or to the leverage cap where that is lower."""
-        instruments = len(dataset.instruments)
-        self._weights = np.full(instruments, min(1.0, environment.max_leverage) / instruments)
-
-    def orders(self, row: int, account: Account) -> Orders:
-        """The same weights on every bar."""
-        return _orders(self._weights, np.zeros(len(self._weights), np.bool_))
-
-    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
-        """The same weights on every row."""
-        return _every_row(dataset, self._weights, np.zeros(len(self._weights), np.bool_))
-
-
-class BuyAndHold(EqualWeight):
-    """Buys equal weights once and holds; what a slice's end closed is bought again."""
-
-    name = "buy_and_hold"
-
-    def orders(self, row: int, account: Account) -> Orders:
-        """Buy what is not held yet: an order expires on a bar without trades."""
-        return _orders(self._weights, account.quantity[0] != 0)
-
-    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
-        """The same weights on every row, for what is not held."""
-        return _every_row(dataset, self._weights, np.ones(len(self._weights), np.bool_))
-
-
-class SmaCross(EqualWeight):
-    """Long while the fast average of closes is above the slow one, otherwise flat.
-
-    Averages reach back as far as the data has no gap, also before the test part begins; where
-    that is less than the slow average needs, the position is flat.
-    """
-
-    def __init__(self, fast: int, slow: int) -> None:
-        self.name = f"sma_cross_{fast}_{slow}"
-        self._fast, self._slow = fast, slow
-
-    def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
-        """Find the bars on which each instrument is to be held, from closes up to each bar."""
-        super().start(dataset, environment)
-        ticks = np.rint(dataset.close * TICKS_PER_UNIT).astype(np.int64)
-        self._above = np.zeros(ticks.shape, np.bool_)
-        for a, b in dataset.segments.tolist():
-            find_above(ticks[a:b], self._fast, self._slow, self._above[a:b])
-
-    def orders(self, row: int, account: Account) -> Orders:
-        """Enter with the equal weight, keep what is held, leave to flat."""
-        above = self._above[row]
-        return _orders(np.where(above, self._weights, 0.0), above & (account.quantity[0] > 0))
-
-    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
-        """The equal weight while above, kept as it is, otherwise none."""
-        return Plan(np.where(self._above, self._weights, 0.0), self._above)
-
-
-class RandomActions:
-    """Draws a uniform action of the environment each bar."""
-
-    def __init__(self, seed: int) -> None:
-        self.name = f"random_{seed}"
-        self._seed = seed
-
-    def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
-        """Draw an action for every row: each backtest, whatever its part, sees the same ones."""
-        mapping = mapping_for(environment, len(dataset.instruments))
-        generator = np.random.default_rng(self._seed)
-        self._drawn = mapping.to_orders(mapping.sample(generator, len(dataset.ts)))
-
-    def orders(self, row: int, account: Account) -> Orders:
-        """Each choice, or each weight, uniform over what the environment allows."""
-        return Orders._make(array[row : row + 1] for array in self._drawn)
-
-    def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
-        """What was drawn; the weight of an action to hold is 0, which leaves what is flat flat."""
-        return Plan(*self._drawn)
-
-
 def baseline(settings: BaselineSettings) -> Strategy:
-    """The strategy of one entry of an experiment's `baselines`."""
-    match settings:
-        case FlatBaseline():
-            return Flat()
-        case BuyAndHoldBaseline():
-            return BuyAndHold()
-        case EqualWeightBaseline():
-            return EqualWeight()
-        case RandomBaseline():
-            return RandomActions(settings.seed)
-        case SmaCrossBaseline():
-            return SmaCross(settings.fast, settings.slow)
+    """The strategy of one entry of an experiment's `baselines`.
 
-
-def _every_row(dataset: Dataset, weights: NDArray[np.float64], hold: NDArray[np.bool_]) -> Plan:
-    """The same orders [N] on all rows, stored once."""
-    shape = dataset.close.shape
-    return Plan(np.broadcast_to(weights, shape), np.broadcast_to(hold, shape))
-
-
-def _orders(weights: NDArray[np.float64], hold: NDArray[np.bool_]) -> Orders:
-    """Orders [1, N] without brackets."""
-    none = np.full((1, len(weights)), np.nan)
-    return Orders(weights[None], hold[None], none, none)
+    Raises:
+        StrategyError: it is a plug-in that cannot be used.
+        SettingsError: there is no plug-in of that name, or it refuses the parameters.
+    """
+    if isinstance(settings, PluginBaseline):
+        return load_strategy(settings)
+    rule: Strategy = RULES[type(settings)](settings)
+    return rule

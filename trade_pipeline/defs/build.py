@@ -9,6 +9,8 @@ from importlib.util import find_spec
 
 import dagster as dg
 
+from trade_pipeline.backtest.plugins.installed import check_strategies
+from trade_pipeline.defs.adhoc import build_adhoc
 from trade_pipeline.defs.automation import build_follower
 from trade_pipeline.defs.backfill import build_backfill, build_prune
 from trade_pipeline.defs.causality import observations_check
@@ -91,6 +93,9 @@ def build_definitions(places: Places) -> dg.Definitions:
     refresh_job, refresh_schedules = build_refresh(project, ohlcv.asset)
     backfill_job = build_backfill(project, ohlcv.asset)
     freshness = build_freshness(project, ohlcv.asset)
+    adhoc, adhoc_job = build_adhoc(
+        project, feature_sets, [assets["policy"] for assets in experiments.values()]
+    )
     storage_use = build_storage_use(whole)
     pods = build_pods(whole, places.store)
     checked = [ohlcv, manifest, *features.values()]
@@ -101,6 +106,7 @@ def build_definitions(places: Places) -> dg.Definitions:
             *build_broken(whole, partitions, broken, manifest.asset),
             build_indicators_list(plugins),
             leaderboard,
+            adhoc,
             storage_use.asset,
             *pods.assets,
             *(tried_asset(name, assets["dataset"]) for name, assets in experiments.items()),
@@ -118,6 +124,7 @@ def build_definitions(places: Places) -> dg.Definitions:
             build_prune(project, ohlcv.asset),
             freshness.job,
             storage_use.job,
+            adhoc_job,
             *pods.jobs,
             *(job for steps in jobs.values() for job in steps.values()),
             *(build_override(name, project) for name in experiments),
@@ -149,6 +156,7 @@ def _check_environments(
         feature_set = feature_sets[experiment.features]
         known = feature_set.names
         file = places.configs / "experiments" / f"{name}.yaml"
+        check_strategies(experiment.baselines, f"{file}: key 'baselines'")
         timeframe = project.series[experiment.series[0]].timeframe
         if feature_set.timeframe not in (None, timeframe):
             raise SettingsError(

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from trade_pipeline.backtest.plugins.installed import strategy_versions
 from trade_pipeline.defs.features import feature_set_version
 from trade_pipeline.defs.partitions import same_partition, these_series
 from trade_pipeline.defs.pictures import png
@@ -71,14 +72,16 @@ def experiment_versions(
         {"policy": policy},
         _implementations("backtest.engine", "evaluation.metrics"),
     )
+    strategies = strategy_versions(experiment.baselines).items()
     report = code_version(
         {"backtest": backtest, "baselines": resolved["baselines"], "seeds": resolved["seeds"]},
-        _implementations("backtest.experiment_report", "backtest.leaderboard"),
+        _implementations("backtest.experiment_report", "backtest.leaderboard", "backtest.rules")
+        | {f"strategy.{strategy}": of for strategy, of in strategies},
     )
     return Versions(dataset, policy, backtest, report)
 
 
-def _implementations(*parts: str) -> dict[str, int]:
+def _implementations(*parts: str) -> dict[str, int | str]:
     return {part: implementation_of(f"trade_pipeline.{part}") for part in parts}
 
 
@@ -204,7 +207,7 @@ def build_experiment(
 
         staging = bundles.staging(store.path, f"{name}-report")
         with discarded_on_failure(staging):
-            done = write_report(store.path, name, experiment, staging)
+            done = write_report(store.path, name, experiment, staging, context.log.info)
         home = layout.experiment_bundle(store.path, name, "report")
         page = home.child(done.reference.version, "report.html").path
         tried = ledger.trials_tried(store.path, experiment=name)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from trade_pipeline.evaluation.measure import FloatArray, IntArray, Measure, finite, undefined
+from trade_pipeline.evaluation.walks import deepest_and_longest
 
 MS_PER_DAY = 86_400_000
 MS_PER_YEAR = 365 * MS_PER_DAY
@@ -84,8 +85,7 @@ def growth(
         return dict.fromkeys((*names, *more), undefined("no bars"))
     factor = float(equity[-1] / equity[0])
     ends, _ = day_ends(close_ts)
-    under = drawdown(equity)
-    deepest = float(under.min())
+    deepest, longest = deepest_and_longest(equity, close_ts)
     deepest_day = float(drawdown(equity[np.append(0, ends)]).min())
     cagr = annual_growth(factor, bars_per_year / (equity.size - 1))
     cagr_day = annual_growth(factor, days_per_year / ends.size)
@@ -98,7 +98,7 @@ def growth(
         "cagr_day": cagr_day,
         "max_drawdown_day": Measure(deepest_day, None),
         "calmar_day": _calmar(cagr_day, deepest_day, "equity at day ends"),
-        "longest_drawdown_days": Measure(_longest(under, close_ts), None),
+        "longest_drawdown_days": Measure(longest / MS_PER_DAY, None),
     }
 
 
@@ -118,12 +118,3 @@ def _calmar(cagr: Measure, deepest: float, what: str) -> Measure:
     if deepest == 0:
         return undefined(f"{what} never fell below its highest value")
     return finite(cagr.value / abs(deepest))
-
-
-def _longest(under: FloatArray, close_ts: IntArray) -> float:
-    """Calendar days from a highest value of equity to the next, or to the end without one."""
-    marks = np.flatnonzero(under >= 0)
-    steps = np.diff(marks) > 1  # neighbours at the top have no drawdown between them
-    if under[-1] < 0:
-        marks, steps = np.append(marks, under.size - 1), np.append(steps, True)
-    return float(np.diff(close_ts[marks])[steps].max(initial=0)) / MS_PER_DAY

@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 # Stands for every module of figures beside this one, too.
-IMPLEMENTATION = 2
+IMPLEMENTATION = 3
 FEW_DAYS = 60  # below this a Sharpe ratio is mostly chance, and the reader is told so
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trade_pipeline.evaluation.measure import (
+    NO_SPREAD,
     RETURN_ROUNDING,
     FloatArray,
     Measure,
@@ -24,10 +25,10 @@ from trade_pipeline.evaluation.measure import (
     undefined,
 )
 from trade_pipeline.evaluation.ratios import moments, sharpe
+from trade_pipeline.evaluation.walks import resample
 
 RESAMPLES = 1_000
 FEWEST_RESAMPLED = 10  # returns; resampling fewer shows the resampling, not the strategy
-AT_ONCE = 200_000  # resampled returns held in memory at a time
 EULER_GAMMA = 0.5772156649015329
 NORMAL = NormalDist()
 
@@ -50,29 +51,15 @@ def intervals(
     length = max(1, round(count ** (1 / 3)))
     blocks = -(-count // length)
     starts = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, blocks))
-    offsets = np.arange(length)
     rate = per_period(risk_free, periods_per_year)
-    chunk = max(1, AT_ONCE // count)
-    means, spreads, factors, deepest = (np.empty(RESAMPLES) for _ in range(4))
-    for first in range(0, RESAMPLES, chunk):
-        some = slice(first, first + chunk)
-        rows = ((starts[some, :, None] + offsets) % count).reshape(-1, blocks * length)
-        drawn = returns[rows[:, :count]]
-        with np.errstate(over="ignore", invalid="ignore"):
-            means[some] = drawn.mean(axis=1)
-            spreads[some] = drawn.std(axis=1, ddof=1)
-            drawn += 1
-            wealth = np.cumprod(drawn, axis=1)
-            peak = np.maximum(np.maximum.accumulate(wealth, axis=1), 1.0)
-            deepest[some] = (wealth / peak).min(axis=1) - 1
-        factors[some] = wealth[:, -1]
-    varied = [
-        not no_spread(spread, max(abs(mean), abs(mean - rate)), RETURN_ROUNDING)
-        for spread, mean in zip(spreads.tolist(), means.tolist(), strict=True)
-    ]
+    drawn = np.empty((RESAMPLES, 4))
+    resample(returns, starts, length, np.empty(count), drawn)
+    means, spreads, factors, deepest = drawn.T
+    largest = np.maximum(np.abs(means), np.abs(means - rate))
+    varied = spreads > np.maximum(NO_SPREAD * largest, RETURN_ROUNDING)
     with np.errstate(over="ignore"):
         growth = factors ** (periods_per_year / count) - 1
-    if sum(varied) < RESAMPLES // 2:
+    if np.count_nonzero(varied) < RESAMPLES // 2:
         flat = undefined("most resampled returns do not vary")
         of_sharpe = (flat, flat)
     else:

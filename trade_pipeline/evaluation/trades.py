@@ -70,7 +70,7 @@ EXACT = Context(prec=4_000, traps=[Inexact, InvalidOperation, DivisionByZero, Ov
 _SPLIT = Context(prec=34)
 # An account kept in floats may close 0.30000000000000004 after buying 0.1 and 0.2. What is left
 # below this part of the trip's largest position is no position: it ends the trip.
-_DUST = Decimal("1e-9")
+DUST = Decimal("1e-9")
 _ZERO = Decimal(0)
 
 
@@ -290,7 +290,7 @@ class _Book:
         self.largest = max(self.largest, self.held)
 
     def _close(self, fill: _Part) -> None:
-        negligible = _DUST * self.largest
+        negligible = DUST * self.largest
         left = abs(self.held - fill.quantity)
         ends_in_dust = 0 < left <= negligible
         while self.lots and fill.quantity:

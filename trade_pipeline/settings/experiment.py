@@ -12,6 +12,12 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_
 
 from trade_pipeline.settings.algorithm import AlgorithmSettings, check_algorithm
 from trade_pipeline.settings.base import Settings, SettingsError, closest, parse_settings
+from trade_pipeline.settings.baselines import (
+    BaselineSettings,
+    BuyAndHoldBaseline,
+    FlatBaseline,
+    check_names,
+)
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.settings.overrides import (
     PARTS,
@@ -99,51 +105,6 @@ SplitSettings = Annotated[
 ]
 
 
-class FlatBaseline(Settings):
-    """Never trades."""
-
-    kind: Literal["flat"]
-
-
-class BuyAndHoldBaseline(Settings):
-    """Buys equal weights once and holds."""
-
-    kind: Literal["buy_and_hold"]
-
-
-class RandomBaseline(Settings):
-    """Draws a uniform action each bar."""
-
-    kind: Literal["random"]
-    seed: int = Field(default=0, ge=0)
-
-
-class SmaCrossBaseline(Settings):
-    """Long while the fast average is above the slow one, otherwise flat."""
-
-    kind: Literal["sma_cross"]
-    fast: PositiveInt = 20
-    slow: PositiveInt = 50
-
-    @model_validator(mode="after")
-    def _fast_is_faster(self) -> "SmaCrossBaseline":
-        if self.fast >= self.slow:
-            raise ValueError(f"fast {self.fast} must be below slow {self.slow}")
-        return self
-
-
-class EqualWeightBaseline(Settings):
-    """Rebalances to equal weights each bar."""
-
-    kind: Literal["equal_weight"]
-
-
-BaselineSettings = Annotated[
-    FlatBaseline | BuyAndHoldBaseline | RandomBaseline | SmaCrossBaseline | EqualWeightBaseline,
-    Field(discriminator="kind"),
-]
-
-
 class _Varied(Settings):
     """What a variant can change."""
 
@@ -190,7 +151,8 @@ class ExperimentSettings(Settings):
         description="Name to overrides of environment and algorithm; sweep multiplies them.",
     )
     baselines: tuple[BaselineSettings, ...] = Field(
-        default=(FlatBaseline(kind="flat"), BuyAndHoldBaseline(kind="buy_and_hold"))
+        default=(FlatBaseline(kind="flat"), BuyAndHoldBaseline(kind="buy_and_hold")),
+        description="Rules and strategies of yours that reports show beside the policies.",
     )
     promotion: PromotionSettings = PromotionSettings()
     regimes: RegimeSettings | None = Field(
@@ -211,6 +173,12 @@ class ExperimentSettings(Settings):
         if len(set(values)) != len(values):
             raise ValueError("entries must be unique")
         return values
+
+    @field_validator("baselines")
+    @classmethod
+    def _own_names(cls, baselines: tuple[BaselineSettings, ...]) -> tuple[BaselineSettings, ...]:
+        check_names(baselines)
+        return baselines
 
     @field_validator("sweep")
     @classmethod
@@ -260,6 +228,7 @@ class ExperimentSettings(Settings):
                 )
             environment.costs.check_lists(len(self.series))
             check_algorithm(algorithm, environment, f"variant {name}")
+            self._check_baselines(name, environment)
         if len(self.trials()) > MOST_TRIALS:
             raise ValueError(
                 f"variants x folds x seeds is {len(self.trials())} trials; at most {MOST_TRIALS}"
@@ -267,6 +236,19 @@ class ExperimentSettings(Settings):
         if self.search is not None:
             self._check_search(self.search)
         return self
+
+    def _check_baselines(self, variant: str, environment: EnvironmentSettings) -> None:
+        for one in self.baselines:
+            if one.label == variant:
+                raise ValueError(
+                    f"variant {variant!r} has the name of a baseline, and a report shows both; "
+                    "rename the variant"
+                )
+            if getattr(one, "short", False) and not environment.short:
+                raise ValueError(
+                    f"baseline {one.label} sells short, but variant {variant} may not: its "
+                    "environment.actions.short is false. Set it, or drop `short` of the baseline"
+                )
 
     def _check_search(self, search: SearchSettings) -> None:
         if search.variant not in self.variants:

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trade_pipeline.settings.base import Settings
+from trade_pipeline.settings.baselines import BaselineKind
 
 Metric = Literal["sharpe", "sortino", "calmar", "psr", "total_return", "cagr"]
-BaselineKind = Literal["flat", "buy_and_hold", "random", "sma_cross", "equal_weight"]
 
 
 class PromotionSettings(Settings):

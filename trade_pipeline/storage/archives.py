@@ -107,12 +107,19 @@ def pack(location: ArtifactLocation, archive: Path) -> None:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
         for name in sorted(names):
             path = location.path / name
-            entry = zipfile.ZipInfo(name, _ALWAYS)
-            entry.create_system = 3  # as on Linux, wherever it is packed
-            entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            entry.file_size = path.stat().st_size
+            entry = timeless(name, path.stat().st_size)
             with path.open("rb") as source, packed.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, _CHUNK_BYTES)
+
+
+def timeless(name: str, size: int, method: int = zipfile.ZIP_STORED) -> zipfile.ZipInfo:
+    """How a member of `size` bytes is listed in a zip: nothing of when or where it was packed."""
+    entry = zipfile.ZipInfo(name, _ALWAYS)
+    entry.create_system = 3  # as on Linux, wherever it is packed
+    entry.external_attr = (stat.S_IFREG | 0o644) << 16
+    entry.compress_type = method
+    entry.file_size = size
+    return entry
 
 
 def receive(

@@ -48,6 +48,11 @@ def experiment_bundle(
     return ArtifactLocation(store, key)
 
 
+def adhoc_backtest(store: Path, request: str) -> ArtifactLocation:
+    """Folder of the versions of one ad-hoc backtest; `request` is the hash of what was asked."""
+    return ArtifactLocation(store, f"adhoc_backtest/{request}")
+
+
 def checkpoint(store: Path, experiment: str, trial: str) -> ArtifactLocation:
     """Folder of a training's state while it runs, or after it was killed: a bundle."""
     return ArtifactLocation(store, f"checkpoints/{experiment}/{trial}")

@@ -1,5 +1,6 @@
 """An experiment's dataset out of the store: reads its series' features, manifests and bars."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trade_pipeline.features.causality_verdicts import require_causal
@@ -33,22 +34,59 @@ def assemble_dataset(
         StorageError: a feature table or manifest is not materialized, or a table looks ahead.
         SplitError: the series share too few rows.
     """
+    inputs, versions = read_inputs(
+        store, project, experiment.series, experiment.features, feature_set.references, origin
+    )
+    return build_dataset(inputs, experiment, feature_set, versions, origin)
+
+
+def read_inputs(
+    store: Path,
+    project: Project,
+    series: Sequence[str],
+    features: str,
+    references: Sequence[str],
+    origin: str,
+) -> tuple[list[SeriesInput], dict[str, str]]:
+    """Grids and feature tables of some series, and the content hash of all that was read.
+
+    Args:
+        store: the store's folder.
+        project: series settings by key.
+        series: their keys.
+        features: name of a feature set.
+        references: keys of other series that the set reads.
+        origin: who asks, as errors name it.
+
+    Raises:
+        StorageError: a feature table or manifest is not materialized, or a table looks ahead.
+    """
     inputs, versions = [], {}
-    for key in experiment.series:
-        location = layout.features(store, experiment.features, key)
+    for key in series:
+        location = layout.features(store, features, key)
         if not location.path.exists():
             raise StorageError(
-                f"{origin}: features/{experiment.features} of {key} are not materialized; "
+                f"{origin}: features/{features} of {key} are not materialized; "
                 "materialize manifest and features of that series first."
             )
-        features = read_frame(location)
-        require_causal(store, experiment.features, key, content_hash(features))
+        table = read_frame(location)
+        require_causal(store, features, key, content_hash(table))
         inputs.append(
-            SeriesInput(project.series[key], read_grids(store, project.series[key]), features)
+            SeriesInput(project.series[key], read_grids(store, project.series[key]), table)
         )
-        versions[f"features/{experiment.features}|{key}"] = content_hash(features)
-    for key in dict.fromkeys((*experiment.series, *feature_set.references)):
+        versions[f"features/{features}|{key}"] = content_hash(table)
+    return inputs, versions | bar_versions(store, (*series, *references))
+
+
+def bar_versions(store: Path, series: Iterable[str]) -> dict[str, str]:
+    """Content hashes of some series: `manifest|<key>` and `ohlcv|<key>|<year>`.
+
+    Raises:
+        StorageError: a manifest is not materialized.
+    """
+    versions = {}
+    for key in dict.fromkeys(series):
         versions[f"manifest|{key}"] = json_hash(read_json(layout.manifest(store, key)))
         for year, version in read_manifest(store, key).partition_hashes.items():
             versions[f"ohlcv|{key}|{year}"] = version
-    return build_dataset(inputs, experiment, feature_set, versions, origin)
+    return versions

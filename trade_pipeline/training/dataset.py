@@ -6,7 +6,7 @@ policies. Start at `build_dataset`, `write_dataset` and `load_dataset`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
@@ -152,8 +152,56 @@ def build_dataset(
     Raises:
         SplitError: no common rows, or a part of a fold is too short for the window.
     """
+    dataset = align(
+        inputs,
+        feature_set.names,
+        lookback=feature_set.lookback,
+        scaling=feature_set.scaling,
+        span_ms=(_day_ms(experiment.start), _day_ms(experiment.end)),
+        input_versions=input_versions,
+        origin=origin,
+    )
+    span = Span(
+        dataset.ts,
+        dataset.segments,
+        experiment.start,
+        experiment.end,
+        experiment.final_from,
+        origin,
+    )
+    window = max(experiment.variant(name)[0].window for name in experiment.variants)
+    return replace(
+        dataset,
+        folds=tuple(folds(experiment.splits, span, feature_set.lookback, window)),
+        final=final_period(span, window),
+    )
+
+
+def align(
+    inputs: Sequence[SeriesInput],
+    names: Sequence[str],
+    *,
+    lookback: int,
+    scaling: str,
+    span_ms: tuple[int, int],
+    input_versions: Mapping[str, str],
+    origin: str,
+) -> Dataset:
+    """Align series on the rows that all of them have, without folds.
+
+    Args:
+        inputs: the series; they become the instruments.
+        names: columns of the features that are taken; none are fine.
+        lookback: bars of each slice that have no features.
+        scaling: of the policies that train on it.
+        span_ms: [start, end) of the bars' opens.
+        input_versions: name of each input to its content hash.
+        origin: who asks, as errors name it.
+
+    Raises:
+        SplitError: no common rows.
+    """
     ts = reduce(np.intersect1d, [_times(one.features) for one in inputs])
-    span_ms = [_day_ms(experiment.start), _day_ms(experiment.end)]
     ts = ts[slice(*np.searchsorted(ts, span_ms))]
     if not len(ts):
         held = ", ".join(
@@ -161,21 +209,19 @@ def build_dataset(
             f"{len(one.grids)} slice(s), {one.features.height} with features"
             for one in inputs
         )
+        first, end = (_iso(ms)[:10] for ms in span_ms)
         raise SplitError(
-            f"{origin}: no bar from {experiment.start} to {experiment.end} has features of every "
-            f"series ({held}; lookback {feature_set.lookback}). Widen the span, or choose series "
+            f"{origin}: no bar from {first} to {end} has features of every "
+            f"series ({held}; lookback {lookback}). Widen the span, or choose series "
             "whose slices overlap and are longer than the lookback."
         )
-    columns = [_aligned(one, ts, feature_set.names) for one in inputs]
+    columns = [_aligned(one, ts, names) for one in inputs]
 
     def beside(name: str) -> NDArray[Any]:
         return np.stack([one[name] for one in columns], axis=1)
 
-    segments = _segments(np.stack([one["ordinal"] for one in columns]))
-    span = Span(ts, segments, experiment.start, experiment.end, experiment.final_from, origin)
-    window = max(experiment.variant(name)[0].window for name in experiment.variants)
-    first = inputs[0].settings
-    calendar = find_calendar(first.calendar)
+    first_series = inputs[0].settings
+    calendar = find_calendar(first_series.calendar)
     return Dataset(
         ts=ts,
         # A row is known when the last of its bars has closed.
@@ -187,16 +233,18 @@ def build_dataset(
         volume=beside("volume"),
         traded=beside("traded"),
         features=beside("features"),
-        segments=segments,
+        segments=_segments(np.stack([one["ordinal"] for one in columns])),
         instruments=tuple(one.settings.key for one in inputs),
-        feature_names=tuple(feature_set.names),
-        folds=tuple(folds(experiment.splits, span, feature_set.lookback, window)),
-        final=final_period(span, window),
-        lookback=feature_set.lookback,
-        scaling=feature_set.scaling,
-        timeframe=first.timeframe,
-        bars_per_year=calendar.bars_per_year(first.timeframe_ms, first.is_daily_session),
-        days_per_year=365.0 if first.calendar == "24/7" else 252.0,
+        feature_names=tuple(names),
+        folds=(),
+        final=_rows([]),
+        lookback=lookback,
+        scaling=scaling,
+        timeframe=first_series.timeframe,
+        bars_per_year=calendar.bars_per_year(
+            first_series.timeframe_ms, first_series.is_daily_session
+        ),
+        days_per_year=365.0 if first_series.calendar == "24/7" else 252.0,
         input_versions=dict(input_versions),
     )
 
@@ -266,7 +314,9 @@ def _aligned(one: SeriesInput, ts: NDArray[np.int64], names: Sequence[str]) -> d
             f"{one.settings.key}: its features have bars that its slices do not; materialize its "
             "features again from the current manifest."
         )
-    features = one.features.select(names).to_numpy()[feature_rows]
+    # Without names: a selection of no columns would have no rows either.
+    table = one.features.select(names).to_numpy() if names else np.empty((one.features.height, 0))
+    features = table[feature_rows]
     return {
         "ordinal": (np.arange(grid.height) + slice_numbers)[rows],
         "close_ts": grid["close_ts"].dt.epoch("ms").to_numpy()[rows],

@@ -8,7 +8,7 @@ from polars.testing import assert_frame_equal
 from trade_pipeline.backtest.bundle import DETERMINISTIC, TABLES, write_backtest
 from trade_pipeline.backtest.engine import backtest
 from trade_pipeline.backtest.strategies import baseline
-from trade_pipeline.settings.experiment import (
+from trade_pipeline.settings.baselines import (
     BuyAndHoldBaseline,
     FlatBaseline,
     RandomBaseline,

@@ -8,11 +8,8 @@ import pytest
 from trade_pipeline.backtest.engine import BacktestResult, backtest
 from trade_pipeline.backtest.strategies import PolicyStrategy, Strategy, baseline
 from trade_pipeline.evaluation.trades import FILL_SCHEMA
-from trade_pipeline.settings.experiment import (
-    BuyAndHoldBaseline,
-    EnvironmentSettings,
-    RandomBaseline,
-)
+from trade_pipeline.settings.baselines import BuyAndHoldBaseline, RandomBaseline
+from trade_pipeline.settings.experiment import EnvironmentSettings
 from trade_pipeline.simulator.env import PortfolioEnv, SimulatedEnv, TradingEnv
 from trade_pipeline.simulator.kernel import Account, Orders
 from trade_pipeline.training.compiled_network import weight_shapes

@@ -13,22 +13,27 @@ from numpy.typing import NDArray
 from trade_pipeline.backtest import planned
 from trade_pipeline.backtest.engine import BacktestResult, backtest
 from trade_pipeline.backtest.planned import PlanError
+from trade_pipeline.backtest.rules import SmaCross
 from trade_pipeline.backtest.strategies import (
     Plan,
     PlannedStrategy,
     PolicyStrategy,
-    SmaCross,
     Strategy,
     baseline,
 )
-from trade_pipeline.settings.environment import EnvironmentSettings
-from trade_pipeline.settings.experiment import (
+from trade_pipeline.settings.baselines import (
     BuyAndHoldBaseline,
+    DonchianBaseline,
     EqualWeightBaseline,
     FlatBaseline,
+    InverseVolatilityBaseline,
+    MomentumBaseline,
     RandomBaseline,
+    RsiReversionBaseline,
     SmaCrossBaseline,
+    VolatilityTargetBaseline,
 )
+from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.simulator import recording
 from trade_pipeline.simulator.kernel import Account, Orders
 from trade_pipeline.training import policy
@@ -49,6 +54,11 @@ EVERY = (
     RandomBaseline(kind="random", seed=1),
     SmaCrossBaseline(kind="sma_cross", fast=3, slow=9),
     EqualWeightBaseline(kind="equal_weight"),
+    DonchianBaseline(kind="donchian", entry=6, exit=3, short=True),
+    RsiReversionBaseline(kind="rsi_reversion", period=4, short=True),
+    MomentumBaseline(kind="momentum", lookback=5, short=True),
+    VolatilityTargetBaseline(kind="volatility_target", window=6, target=0.5),
+    InverseVolatilityBaseline(kind="inverse_volatility", window=6, rebalance=5),
 )
 TIERS = {
     "kind": "maker_taker",
@@ -142,7 +152,8 @@ class Given:
     def orders(self, row: int, account: Account) -> Orders:
         self.asked += 1
         plan = self._plan
-        keep = plan.hold[row] & (account.quantity[0] != 0)
+        held = account.quantity[0]
+        keep = plan.hold[row] & (held != 0) & (np.sign(held) != -np.sign(plan.weights[row]))
         none = np.full(keep.shape, np.nan)
         stop = none if plan.stop_fraction is None else plan.stop_fraction[row]
         take = none if plan.take_fraction is None else plan.take_fraction[row]
@@ -262,7 +273,7 @@ class Contrary(SmaCross):
 
 def test_who_overrides_orders_alone_is_asked() -> None:
     dataset, environment = DATASETS[1], environment_of(1)
-    strategy = Contrary(3, 9)
+    strategy = Contrary(SmaCrossBaseline(kind="sma_cross", fast=3, slow=9))
     found = backtest(dataset, dataset.folds[0].test, environment, strategy)
     expected = step_by_step.run(dataset, dataset.folds[0].test, environment, strategy)
     assert_same(found, expected)

@@ -1,23 +1,100 @@
-"""A report shows one market: all its trials and baselines on the same dataset."""
+"""A report shows one market: all its trials and baselines on the same dataset, and what they are.
 
+It says what it was made of, how far figures hang on costs, and how many trials there ever were.
+"""
+
+import shutil
+
+import polars as pl
 import pytest
 
 from trade_pipeline.backtest.experiment_report import write_report
 from trade_pipeline.settings.project import read_project
 from trade_pipeline.storage import bundles, layout
+from trade_pipeline.storage.bundles import BundleReference
 from trade_pipeline.storage.documents import read_json, write_json
-from trade_pipeline.storage.frames import StorageError
+from trade_pipeline.storage.frames import StorageError, read_frame
+from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.training.ledger import trials_tried
 from trade_pipeline_tests.deployment import Deployment
+
+NAME = "alone"
+
+
+def written(trained: Deployment, said: list[str] | None = None) -> BundleReference:
+    store = trained.places.store
+    experiment = read_project(trained.places.configs).experiments[NAME]
+    say = (lambda line: None) if said is None else said.append
+    return write_report(store, NAME, experiment, bundles.staging(store, "report"), say).reference
 
 
 def test_backtests_on_another_dataset_are_not_shown_beside_baselines_on_this_one(
     trained: Deployment,
 ) -> None:
-    store = trained.places.store
-    experiment = read_project(trained.places.configs).experiments["alone"]
+    experiment = read_project(trained.places.configs).experiments[NAME]
     trial = next(iter(experiment.trials()))
-    home = layout.experiment_bundle(store, "alone", "backtest", trial)
+    home = layout.experiment_bundle(trained.places.store, NAME, "backtest", trial)
     provenance = bundles.current(home).child("provenance.json")
     write_json(provenance, {**read_json(provenance), "dataset_version": "0" * 32})
     with pytest.raises(StorageError, match=rf"another version of the dataset.*: {trial}\. "):
-        write_report(store, "alone", experiment, bundles.staging(store, "report"))
+        written(trained)
+
+
+def test_a_report_names_what_it_was_made_of_and_is_the_same_again(trained: Deployment) -> None:
+    store, said = trained.places.store, list[str]()
+    experiment = read_project(trained.places.configs).experiments[NAME]
+    report = written(trained, said)
+    assert written(trained).version == report.version
+    provenance = read_json(report.location.child("provenance.json"))
+    assert (
+        list(provenance["backtests"]) == list(provenance["policies"]) == list(experiment.trials())
+    )
+    for one in (
+        provenance["dataset"],
+        *provenance["backtests"].values(),
+        *provenance["policies"].values(),
+    ):
+        bundles.verify(bundles.stored(ArtifactLocation(store, one["key"]), one["version"]))
+    assert provenance["settings"] == experiment.model_dump(mode="json", by_alias=True)
+    assert provenance["shown"]["variant"] == next(iter(experiment.variants))
+
+    table = read_frame(report.location.child("leaderboard.parquet"))
+    costs = read_frame(report.location.child("sensitivity.parquet"))
+    assert set(costs["strategy"]) == set(table["name"])
+    as_configured = costs.filter(pl.col("name") == "as configured")
+    for row in table.to_dicts():
+        again = as_configured.row(by_predicate=pl.col("strategy") == row["name"], named=True)
+        if row["name"] == provenance["shown"]["variant"] or row["kind"] == "baseline":
+            for figure in ("sharpe", "total_return", "max_drawdown"):
+                expected = row[figure]
+                if expected is not None:
+                    expected = pytest.approx(expected, rel=1e-9)
+                assert again[figure] == expected, "the same run again"
+    assert len(said) == len(set(costs["strategy"]))
+    assert said[-1].endswith("about 0 s left")
+
+    tried = trials_tried(store, experiment=NAME).trials
+    significance = read_json(report.location.child("significance.json"))
+    policies = table.filter(pl.col("kind") == "policy")
+    assert set(significance) == set(policies["name"])
+    curves = len(experiment.variants) * len(experiment.seeds)
+    for row in policies.to_dicts():
+        found = significance[row["name"]]
+        assert found["trials_tried"] == row["trials_tried"] == max(tried, curves)
+        assert found["deflated_sharpe"] == row["deflated_sharpe"]
+        assert (found["reason"] is None) == (found["deflated_sharpe"] is not None)
+        assert found["spread"]["sharpe"]["values"]["seeds"] == len(experiment.seeds)
+
+
+def test_a_policy_that_is_gone_is_said_and_the_baselines_stay(trained: Deployment) -> None:
+    store = trained.places.store
+    provenance = read_json(written(trained).location.child("provenance.json"))
+    shown = provenance["shown"]["variant"]
+    for trial, one in provenance["policies"].items():
+        if trial.startswith(f"{shown}."):
+            shutil.rmtree(store / one["key"] / one["version"])
+    report = written(trained).location
+    costs = read_frame(report.child("sensitivity.parquet"))
+    assert shown not in set(costs["strategy"])
+    assert costs.height
+    assert "is not among the other costs and delays" in report.child("report.html").path.read_text()

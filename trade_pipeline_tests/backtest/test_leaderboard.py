@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from trade_pipeline.backtest.leaderboard import Curve, markdown, median_seed, row, stitch, table
+from trade_pipeline.backtest.curve import Curve, stitch
+from trade_pipeline.backtest.leaderboard import markdown, median_seed, row, table
 
 DAY_MS = 86_400_000
 
@@ -69,15 +70,15 @@ def test_the_median_seed_is_the_middle_one_and_of_two_the_worse(
 
 def test_a_policy_row_has_its_range_and_a_baseline_has_none() -> None:
     seeds = {0: figures(1.0, 0.1), 1: figures(3.0, 0.3), 2: figures(None, -0.2)}
-    policy = row("demo", "base", "policy", seeds, folds=2)
+    policy = row("demo", "base", "policy", seeds, 2, {"deflated_sharpe": 0.25, "trials_tried": 9})
     assert (policy["sharpe"], policy["sharpe_min"], policy["sharpe_max"]) == (1.0, 1.0, 3.0)
     assert (policy["total_return_min"], policy["total_return_max"]) == (-0.2, 0.3)
     assert policy["median_seed"] == 0
-    flat = row("demo", "flat", "baseline", {0: figures(None)}, folds=2)
+    flat = row("demo", "flat", "baseline", {0: figures(None)}, 2, {})
     assert flat["sharpe_min"] is None
     assert flat["median_seed"] is None
 
     shown = markdown(table([flat, policy]))
-    assert "1.00 (1.00 to 3.00)" in shown
-    assert "| flat (baseline) | – | 0.0% | – | – |" in shown
-    assert shown.index("base ") < shown.index("flat")
+    assert "1.00 (1.00 to 3.00) | 25.0% (9 trials)" in shown
+    assert "| flat (baseline) | – | – | 0.0% | – | – |" in shown
+    assert shown.index("| base ") < shown.index("| flat ")

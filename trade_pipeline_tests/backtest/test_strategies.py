@@ -6,7 +6,7 @@ import pytest
 
 from trade_pipeline.backtest.engine import backtest
 from trade_pipeline.backtest.strategies import Strategy, baseline
-from trade_pipeline.settings.experiment import (
+from trade_pipeline.settings.baselines import (
     BuyAndHoldBaseline,
     EqualWeightBaseline,
     FlatBaseline,

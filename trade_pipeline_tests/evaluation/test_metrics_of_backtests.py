@@ -17,7 +17,11 @@ from trade_pipeline.backtest.bundle import (
 )
 from trade_pipeline.backtest.engine import backtest
 from trade_pipeline.backtest.strategies import baseline
-from trade_pipeline.settings.experiment import BuyAndHoldBaseline, FlatBaseline, RandomBaseline
+from trade_pipeline.settings.baselines import (
+    BuyAndHoldBaseline,
+    FlatBaseline,
+    RandomBaseline,
+)
 from trade_pipeline.storage.frames import read_frame
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline_tests.training import synthetic
@@ -64,7 +68,7 @@ def test_the_market_beside_a_backtest_moves_as_closes_do_inside_its_slices():
     keys = ("demo.A.1h", "demo.B.1h")
     dataset = synthetic.dataset(keys)
     result = run(dataset, HOLD, keys)
-    curve = market_curve(result, dataset)
+    curve = market_curve(result.row, dataset)
     assert curve[0] == 1.0 and curve.size == result.equity.size
     level = 1.0
     for step, row in enumerate(result.row[1:].tolist()):

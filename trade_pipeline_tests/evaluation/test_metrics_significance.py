@@ -125,13 +125,6 @@ def test_intervals_equal_a_bootstrap_written_out_and_repeat_for_a_seed():
     assert sharpe_interval(returns, 365.0, seed=3) == found["sharpe"]
 
 
-def test_an_interval_of_long_series_is_the_same_however_much_is_drawn_at_once(monkeypatch):
-    returns = noise(130)
-    whole = intervals(returns, 365.0)
-    monkeypatch.setattr("trade_pipeline.evaluation.significance.AT_ONCE", 1_000)
-    assert intervals(returns, 365.0) == whole
-
-
 def test_the_sharpe_interval_holds_the_true_ratio_about_19_times_in_20():
     true = 0.05 * math.sqrt(365)
     held = 0

@@ -81,6 +81,22 @@ def test_the_same_seed_gives_the_same_version_and_another_seed_other_weights(
     assert not np.array_equal(weights(first)["action.weight"], weights(other)["action.weight"])
 
 
+def test_bars_after_the_validation_part_change_nothing_that_is_learned(tmp_path: Path) -> None:
+    honest = synthetic.dataset(ONE)
+    first = int(honest.folds[0].test[0, 0])
+    arrays = {}
+    for name in ("open", "high", "low", "close", "volume", "features"):
+        arrays[name] = getattr(honest, name).copy()
+        arrays[name][first:] *= 3
+    other = replace(honest, **arrays)
+    assert other.features.tobytes() != honest.features.tobytes()
+    found = [
+        train_one(tmp_path, name, dataset=dataset)
+        for name, dataset in (("honest", honest), ("other", other))
+    ]
+    assert found[0].reference.version == found[1].reference.version
+
+
 def test_training_moves_the_weights_away_from_their_start(tmp_path: Path) -> None:
     last: dict[str, Any] = {"evaluation": {"looks": 1}}
     longer = weights(train_one(tmp_path, "longer", **last))

@@ -1,112 +1,145 @@
-"""Plotly figures of a report as plain JSON values.
+"""Plotly figures of equity and of prices, as plain values and arrays.
 
 Figures are written by hand rather than with plotly's Python classes: the bytes then depend on
-this file and the input only. Colours read on white and on black; backgrounds are transparent.
-Names must arrive escaped, because plotly reads them as markup.
+this file and the input only. Names must arrive escaped, because plotly reads them as markup.
 Start at `equity_chart` and `price_chart`.
 """
 
-import base64
 from collections.abc import Sequence
-from typing import Any
+from html import escape
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from trade_pipeline.backtest.report.chart_parts import (
+    BASELINES,
+    CLEAR,
+    GAIN,
+    INK,
+    LONG,
+    LOSS,
+    MINUTE,
+    POLICY,
+    SHORT,
+    Figure,
+    axis,
+    few_digits,
+    layout,
+    time_axis,
+)
+from trade_pipeline.backtest.report.content import FloatArray, IntArray
 from trade_pipeline.backtest.report.curves import Candles, ThinCurve
+from trade_pipeline.backtest.report.packing import in_ticks
+from trade_pipeline.backtest.report.regime_shading import Runs, over, shading, shading_axis
 
-MOST_MARKED_TRIPS = 2_000
-
-INK = "#7d8590"
-MINUTE = "%Y-%m-%d %H:%M"
-GRID = "rgba(125,133,144,0.25)"
-POLICY = "#2f81f7"
-GAIN, LOSS = "#2da44e", "#e5534b"
-LONG, SHORT = "#2f81f7", "#d4762c"
-BASELINES = ("#d4762c", "#7d8590", "#9a6dd7", "#1a9e96", "#c4587f", "#8a8d2b")
-
-Figure = dict[str, Any]
+MOST_MARKED_TRIPS = 1_000
+# Most trips, and the size of their markers: many large ones would hide the price.
+MARKER_SIZES = ((150, 10), (600, 7), (MOST_MARKED_TRIPS, 4))
 
 
-def equity_chart(curves: Sequence[tuple[str, str, ThinCurve]]) -> Figure:
-    """Equity above, drawdown below, on one time axis.
+def equity_chart(
+    curves: Sequence[tuple[str, str, ThinCurve]],
+    exposure: tuple[IntArray, FloatArray] | None = None,
+    regimes: Runs | None = None,
+) -> Figure:
+    """Equity above, drawdown below and exposure under it, on one time axis.
 
     Args:
         curves: (escaped name, kind, points); kind is policy, trial or baseline. Drawdowns of
             trials are left out where there is a policy: they would bury it.
+        exposure: [m] ms UTC and [m] gross exposure as a multiple of equity from then on.
+        regimes: shaded behind equity.
     """
     has_policy = any(kind == "policy" for _, kind, _ in curves)
     trials = sum(kind == "trial" for _, kind, _ in curves)
     baseline = 0
-    drawn: list[Figure] = []
+    drawn: list[Figure] = shading(regimes, "y4") if regimes else []
     # Trials first: what is drawn later lies on top.
     for name, kind, points in sorted(curves, key=lambda curve: _LAYERS[curve[1]]):
         if kind == "trial":
             line: Figure = {"color": POLICY, "width": 1}
             style: Figure = {"line": line, "opacity": 0.5}
             first = not any(trace.get("legendgroup") == "trials" for trace in drawn)
-            style |= {"legendgroup": "trials", "showlegend": first}
+            style |= {"legendgroup": "trials", "showlegend": first, "legendrank": 2}
             if has_policy:
                 style["hoverinfo"] = "skip"
             shown = f"trials ({trials})" if first and trials > 1 else name
         elif kind == "policy":
             style, shown = {"line": {"color": POLICY, "width": 2.5}, "legendgroup": name}, name
+            style["legendrank"] = 1
         else:
             color = BASELINES[baseline % len(BASELINES)]
             baseline += 1
             line = {"color": color, "width": 1.5, "dash": "dot"}
-            style, shown = {"line": line, "legendgroup": name}, name
+            style, shown = {"line": line, "legendgroup": name, "legendrank": 3}, name
         trace = {"type": "scatter", "mode": "lines", "name": shown, "x": _times(points.ts)} | style
         if "hoverinfo" not in trace:
             trace["hovertemplate"] = "%{y:,.2f}"
-        drawn.append(trace | {"y": _numbers(points.equity), "yaxis": "y"})
+        drawn.append(trace | {"y": points.equity, "yaxis": "y"})
         if kind != "trial" or not has_policy:
-            under = {"y": _numbers(points.drawdown), "yaxis": "y2", "showlegend": False}
+            under = {"y": few_digits(points.drawdown), "yaxis": "y2", "showlegend": False}
             drawn.append(trace | under | {"hovertemplate": "%{y:.2%} drawdown"})
-    layout = _layout(
-        xaxis=_axis(
-            type="date",
-            anchor="y2",
-            hoverformat=MINUTE,
-            spikecolor=INK,
-            spikethickness=1,
-            spikedash="dot",
-        ),
-        yaxis=_axis(title={"text": "Equity"}, domain=[0.38, 1.0]),
-        yaxis2=_axis(title={"text": "Drawdown"}, domain=[0.0, 0.31], tickformat=".0%"),
+    if exposure is not None:
+        drawn.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "exposure",
+                "x": _times(exposure[0]),
+                "y": few_digits(exposure[1]),
+                "yaxis": "y3",
+                "line": {"color": POLICY, "width": 0.6, "shape": "hv"},
+                "fill": "tozeroy",
+                "showlegend": False,
+                "hovertemplate": "%{y:.1%}",
+            }
+        )
+    lowest = "y2" if exposure is None else "y3"
+    above, middle = ((0.38, 1.0), (0.0, 0.31)) if exposure is None else ((0.48, 1.0), (0.22, 0.43))
+    overlaying = {} if regimes is None else over("y4")
+    described = layout(
+        xaxis=time_axis(anchor=lowest),
+        yaxis=axis(title={"text": "Equity"}, domain=list(above), **overlaying),
+        yaxis2=axis(title={"text": "Drawdown"}, domain=list(middle), tickformat=".0%"),
         hovermode="x unified",
         hoversubplots="axis",
     )
-    return {"data": drawn, "layout": layout}
+    if exposure is not None:
+        described["yaxis3"] = axis(
+            title={"text": "Exposure"}, domain=[0.0, 0.17], tickformat=".0%", rangemode="tozero"
+        )
+    if regimes is not None:
+        described["yaxis4"] = shading_axis(above)
+    return {"data": drawn, "layout": described}
 
 
 _LAYERS = {"trial": 0, "baseline": 1, "policy": 2}
 
 
-def price_chart(candles: Candles, trips: pl.DataFrame) -> Figure:
+def price_chart(candles: Candles, trips: pl.DataFrame, regimes: Runs | None = None) -> Figure:
     """Candles with a marker at each entry and exit.
 
     Args:
         candles: bars to draw.
         trips: trips of this instrument; an exit may be null (still open). At most
             `MOST_MARKED_TRIPS`.
+        regimes: shaded behind prices.
     """
-    hollow = {"line": {"color": INK, "width": 1}, "fillcolor": "rgba(0,0,0,0)"}
-    drawn: list[Figure] = [
+    size = next(size for most, size in MARKER_SIZES if trips.height <= most)
+    hollow = {"line": {"color": INK, "width": 1}, "fillcolor": CLEAR}
+    drawn: list[Figure] = shading(regimes, "y2") if regimes else []
+    drawn.append(
         {
             "type": "candlestick",
             "name": "Price",
             "x": _times(candles.ts),
-            "open": _numbers(candles.open),
-            "high": _numbers(candles.high),
-            "low": _numbers(candles.low),
-            "close": _numbers(candles.close),
+            **{name: short(getattr(candles, name)) for name in ("open", "high", "low", "close")},
             # Hollow up, filled down: markers own the colours.
             "increasing": hollow,
             "decreasing": hollow | {"fillcolor": INK},
         }
-    ]
+    )
     closed = trips.filter(pl.col("exit_time").is_not_null())
     groups = (
         ("Long entry", "entry", "triangle-up", LONG, trips.filter(pl.col("side") == "long")),
@@ -117,59 +150,53 @@ def price_chart(candles: Candles, trips: pl.DataFrame) -> Figure:
     for name, end, symbol, color, group in groups:
         if group.height == 0:
             continue
-        times = group[f"{end}_time"].dt.timestamp("ms").to_numpy()
         reasons = group[f"{end}_reason"].fill_null("").to_list()
         hover = "%{y:,.6~g}<br>%{x}<br>%{text}"
         trace: Figure = {
             "type": "scatter",
             "mode": "markers",
             "name": name,
-            "x": _times(times),
-            "y": _numbers(group[f"{end}_price"].to_numpy()),
-            "text": reasons,
+            "x": _times(group[f"{end}_time"].dt.timestamp("ms").to_numpy()),
+            "y": short(group[f"{end}_price"].to_numpy()),
+            "text": [escape(reason) for reason in reasons],
             "marker": {
                 "symbol": symbol,
                 "color": color,
-                "size": 10,
-                "line": {"color": color, "width": 2 if end == "exit" else 0},
+                "size": size,
+                "line": {"color": color, "width": (2 if size > 5 else 1) if end == "exit" else 0},
             },
         }
         if end == "exit":
             trace["customdata"] = [f"{net:+,.2f}" for net in group["net"].to_list()]
             hover += "<br>net %{customdata}"
         drawn.append(trace | {"hovertemplate": hover})
-    layout = _layout(
-        xaxis=_axis(type="date", hoverformat=MINUTE, rangeslider={"visible": False}),
-        yaxis=_axis(title={"text": "Price"}),
+    overlaying = {} if regimes is None else over("y2")
+    described = layout(
+        xaxis=axis(
+            type="date",
+            hoverformat=MINUTE,
+            rangeslider={"visible": False},
+            range=[float(edge) for edge in _span(candles.ts)],
+        ),
+        yaxis=axis(title={"text": "Price"}, **overlaying),
         hovermode="closest",
     )
-    return {"data": drawn, "layout": layout}
+    if regimes is not None:
+        described["yaxis2"] = shading_axis((0.0, 1.0))
+    return {"data": drawn, "layout": described}
 
 
-def _layout(**parts: Any) -> Figure:
-    return {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 12, "color": INK},
-        "margin": {"l": 8, "r": 8, "t": 28, "b": 8},
-        "legend": {"orientation": "h", "x": 0, "y": -0.08, "yanchor": "top"},
-        "hoverlabel": {"bgcolor": "#24292f", "font": {"color": "#f0f3f6"}},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": POLICY},
-        "dragmode": "zoom",
-        "autosize": True,
-    } | parts
+def short(prices: FloatArray) -> npt.NDArray[np.floating]:
+    """Prices as they are where they lie on ticks, else to seven digits: both take few bytes."""
+    return prices if in_ticks(prices) else few_digits(prices)
 
 
-def _axis(**parts: Any) -> Figure:
-    return {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True} | parts
+def _span(ts: IntArray) -> tuple[int, int]:
+    """From the first candle to the end of the last, with a little room."""
+    room = max(int(ts[-1] - ts[0]) // 100, int(ts[-1] - ts[-2]) if ts.size > 1 else 60_000)
+    return int(ts[0]) - room, int(ts[-1]) + room
 
 
-def _times(ts: npt.NDArray[np.int64]) -> Figure:
+def _times(ts: IntArray) -> FloatArray:
     """Times in ms: exact in float64, and plotly takes numbers on a date axis as ms UTC."""
-    return _numbers(ts.astype(np.float64))
-
-
-def _numbers(values: npt.NDArray[Any]) -> Figure:
-    """Plotly's typed array: little-endian float64 as base64."""
-    data = np.ascontiguousarray(values, dtype="<f8").tobytes()
-    return {"dtype": "f8", "bdata": base64.b64encode(data).decode("ascii")}
+    return ts.astype(np.float64)

@@ -1,7 +1,7 @@
 """Fewer points for pictures: curves and candles that a page can hold.
 
 Arrays in, arrays out; nothing here knows plotly, matplotlib or a page.
-Start at `thin` (equity and drawdown) and `aggregate` (candles).
+Start at `thin` (equity and drawdown), `aggregate` (candles) and `steps` (exposure).
 """
 
 from typing import NamedTuple
@@ -18,6 +18,7 @@ IntArray = npt.NDArray[np.int64]
 MOST_POINTS = 5_000
 MOST_CANDLES = 3_000
 FEWEST_POINTS = 100
+MOST_STEPS = 2_000
 
 
 class ThinCurve(NamedTuple):
@@ -81,3 +82,22 @@ def aggregate(candles: Candles, most: int = MOST_CANDLES) -> tuple[Candles, int]
         ),
         together,
     )
+
+
+def steps(ts: IntArray, values: FloatArray, most: int = MOST_STEPS) -> tuple[IntArray, FloatArray]:
+    """Means of k consecutive values at the time of the first; the smallest k that leaves `most`."""
+    together = -(-ts.size // most)
+    if together <= 1:
+        return ts, values
+    starts = np.arange(0, ts.size, together)
+    counts = np.diff(np.append(starts, ts.size))
+    return ts[starts], np.add.reduceat(values, starts) / counts
+
+
+def thin_line(x: IntArray, y: FloatArray, most: int) -> tuple[IntArray, FloatArray]:
+    """At most `most` points of a line: those that shape it."""
+    if x.size <= most:
+        return x, y
+    downsampler = MinMaxLTTBDownsampler()  # type: ignore[no-untyped-call]
+    rows = downsampler.downsample(x, y, n_out=most).astype(np.int64)
+    return x[rows], y[rows]

@@ -1,0 +1,1 @@
+"""Two finished results side by side."""

@@ -1,0 +1,113 @@
+"""An equity curve with what happened under it, and folds' curves stitched into one.
+
+Start at `Curve.of` and `stitch`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trade_pipeline.backtest.engine import BacktestResult
+from trade_pipeline.evaluation.metrics import metrics
+from trade_pipeline.evaluation.trip_nets import trip_nets
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An equity curve with what happened under it; n steps.
+
+    Attributes:
+        close_ts: int64 [n + 1] ms UTC.
+        equity: float64 [n + 1] quote currency.
+        exposure: float64 [n] gross exposure / equity.
+        turnover: float64 [n] traded notional, quote currency.
+        trade_nets: float64 [trades] net result of closed trips, quote currency.
+        fees, slippage, financing: totals, quote currency.
+        risk_free: annual rate that idle cash earned.
+    """
+
+    close_ts: NDArray[np.int64]
+    equity: NDArray[np.float64]
+    exposure: NDArray[np.float64]
+    turnover: NDArray[np.float64]
+    trade_nets: NDArray[np.float64]
+    fees: float
+    slippage: float
+    financing: float
+    risk_free: float = 0.0
+
+    @classmethod
+    def of(cls, result: BacktestResult) -> "Curve":
+        """The curve of a backtest."""
+        return cls(
+            close_ts=result.ts,
+            equity=result.equity,
+            exposure=result.exposure,
+            turnover=result.turnover,
+            trade_nets=trip_nets(result.fills),
+            fees=float(result.fees.sum()),
+            slippage=float(result.slippage.sum()),
+            financing=float(result.financing.sum()),
+            risk_free=float(result.summary["risk_free"]),
+        )
+
+    def figures(self, bars_per_year: float, days_per_year: float) -> dict[str, Any]:
+        """All metrics of the curve; see `evaluation.metrics.metrics`."""
+        return metrics(
+            self.equity,
+            self.close_ts,
+            bars_per_year,
+            days_per_year,
+            self.exposure,
+            self.turnover,
+            self.trade_nets,
+            self.fees,
+            self.slippage,
+            self.financing,
+            self.risk_free,
+        )
+
+
+def stitch(curves: Sequence[Curve]) -> Curve:
+    """Chain the test parts of folds, in time order, into one out-of-sample curve.
+
+    Every part starts from the same equity; each is scaled to start where the one before ended, so
+    that its returns are kept, and money (turnover, nets, costs) is scaled with it.
+
+    Raises:
+        ValueError: test parts overlap in time.
+    """
+    scale = 1.0
+    parts: list[Curve] = []
+    for number, curve in enumerate(curves):
+        if number and curve.close_ts[1] <= curves[number - 1].close_ts[-1]:
+            raise ValueError(f"the test part of fold {number} starts before the one before ends")
+        if number:
+            scale = parts[-1].equity[-1] / curve.equity[0]
+        parts.append(
+            Curve(
+                curve.close_ts[bool(number) :],
+                curve.equity[bool(number) :] * scale,
+                curve.exposure,
+                curve.turnover * scale,
+                curve.trade_nets * scale,
+                curve.fees * scale,
+                curve.slippage * scale,
+                curve.financing * scale,
+                curve.risk_free,
+            )
+        )
+    return Curve(
+        close_ts=np.concatenate([part.close_ts for part in parts]),
+        equity=np.concatenate([part.equity for part in parts]),
+        exposure=np.concatenate([part.exposure for part in parts]),
+        turnover=np.concatenate([part.turnover for part in parts]),
+        trade_nets=np.concatenate([part.trade_nets for part in parts]),
+        fees=sum(part.fees for part in parts),
+        slippage=sum(part.slippage for part in parts),
+        financing=sum(part.financing for part in parts),
+        risk_free=parts[0].risk_free,
+    )

@@ -1,0 +1,1 @@
+"""Strategies that others wrote: found, imported in a process of their own, audited."""

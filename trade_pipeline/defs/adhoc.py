@@ -1,0 +1,210 @@
+"""The job that backtests any saved policy or baseline over any range, from the launchpad.
+
+What came out is kept as a bundle and listed at the asset `adhoc_backtest`, a partition a request.
+A wrong request is one sentence, and nothing is touched. Start at `build_adhoc`.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+)
+from pydantic import Field
+
+from trade_pipeline.defs.pictures import png
+from trade_pipeline.defs.resources import Store
+from trade_pipeline.defs.trials import defined, discarded_on_failure
+from trade_pipeline.features.registry import FeatureSet
+from trade_pipeline.settings.project import Project
+from trade_pipeline.storage import bundles, layout
+
+if TYPE_CHECKING:
+    from trade_pipeline.backtest.adhoc.run import AdhocBacktest
+
+ASSET, JOB, OP = "adhoc_backtest", "adhoc_backtest_job", "adhoc"
+DEFAULT_DAYS = 90  # of the range that the launchpad opens with
+
+
+class AdhocConfig(dg.Config):
+    """What to backtest. What is empty is as the policy has it, or as the defaults are."""
+
+    policy: str = Field(
+        default="",
+        description="Key of a stored policy: <experiment>/policy/<trial>, imported/<name>, or "
+        "<experiment>/promoted for what is promoted. Empty: `baseline` says what trades.",
+    )
+    version: str = Field(
+        default="", description="Of that bundle, 32 hex digits; empty: the current one."
+    )
+    baseline: dict[str, Any] = Field(
+        default={},
+        description="In the place of a policy: one entry as in `baselines` of an experiment, such "
+        "as {kind: sma_cross, fast: 20, slow: 50}.",
+    )
+    series: list[str] = Field(
+        default=[],
+        description="Keys of configs/series.yaml, all one timeframe, as many as the policy trades "
+        "and in its order. Empty: those it was trained on.",
+    )
+    features: str = Field(
+        default="",
+        description="A feature set. Empty: that of the policy; a baseline then takes every bar.",
+    )
+    start: str = Field(
+        alias="from", description="First bar: a date, or a date and time; UTC where no zone stands."
+    )
+    end: str = Field(alias="to", description="Exclusive end, written likewise.")
+    costs: dict[str, Any] = Field(
+        default={},
+        description="What differs of `environment.costs`, such as {fee: {kind: flat, bps: 0}}.",
+    )
+    initial_equity: float | None = Field(
+        default=None, description="Quote currency. Empty: as in training; a baseline has 100000."
+    )
+    environment: dict[str, Any] = Field(
+        default={},
+        description="What else differs: max_leverage, maintenance_margin, max_turnover, "
+        "no_trade_band; of a baseline also window, actions and max_position.",
+    )
+    include_final: bool = Field(
+        default=False,
+        description="Look at the final period of the policy's experiment although the policy was "
+        "never promoted; the report says that it was done.",
+    )
+
+
+def build_adhoc(
+    project: Project,
+    feature_sets: Mapping[str, FeatureSet],
+    policies: Sequence[dg.AssetsDefinition],
+) -> tuple[dg.AssetSpec, dg.JobDefinition]:
+    """The asset at which backtests are listed, and the job that makes them.
+
+    Args:
+        project: settings of everything.
+        feature_sets: those that can be computed, by name.
+        policies: `<experiment>/policy` of each experiment.
+    """
+    asset = dg.AssetSpec(
+        key=ASSET,
+        deps=[
+            dg.AssetDep(policy, partition_mapping=dg.AllPartitionMapping()) for policy in policies
+        ],
+        group_name="adhoc",
+        kinds={"numba", "plotly"},
+        partitions_def=dg.DynamicPartitionsDefinition(name=ASSET),
+        description=f"Backtests that were asked for with the job {JOB}; a partition a request.",
+    )
+
+    @dg.op(
+        name=OP,
+        out=dg.Out(dg.Nothing),
+        required_resource_keys={"store"},
+        description="Backtest a saved policy or a baseline over a range of stored series.",
+    )
+    def adhoc(context: dg.OpExecutionContext, config: AdhocConfig) -> None:
+        from trade_pipeline.backtest.adhoc.run import write
+
+        store: Store = context.resources.store
+        done = _run(store, project, feature_sets, config)
+        for note in done.notes:
+            context.log.warning(note)
+        staging = bundles.staging(store.path, ASSET)
+        with discarded_on_failure(staging):
+            written = write(done, staging)
+        key, version = done.request.key, written.reference.version
+        home = layout.adhoc_backtest(store.path, key)
+        known = bundles.current_version(home) == version
+        bundle = bundles.commit(written.reference, home)
+        said = "as it was stored before" if known else "new"
+        context.log.info(f"{ASSET}/{key}, version {version}: {said}")
+        context.instance.add_dynamic_partitions(ASSET, [key])
+        context.log_event(
+            dg.AssetMaterialization(
+                ASSET,
+                partition=key,
+                metadata={
+                    **_warnings(done),
+                    **defined(written.headline),
+                    "dagster/row_count": len(done.result.ts),
+                    "report": dg.MetadataValue.path(str(bundle.child("report.html").path)),
+                    "request": dg.MetadataValue.json(done.request.document()),
+                    "equity": png(done.title, written.picture),
+                },
+                tags={DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"},
+            )
+        )
+
+    @dg.job(
+        name=JOB,
+        config={"ops": {OP: {"config": _default(project)}}},
+        description="Backtest any saved policy or a baseline over any range of stored series, with "
+        f"costs and equity of your choice. What comes out is listed at {ASSET}.",
+    )
+    def job() -> None:
+        adhoc()
+
+    return asset, job
+
+
+def requested(config: AdhocConfig) -> dict[str, Any]:
+    """The request as written: empty texts, lists and mappings are what the launchpad shows."""
+    given = config.model_dump(by_alias=True)
+    return {name: value for name, value in given.items() if value not in ("", [], {}, None)}
+
+
+def _run(
+    store: Store, project: Project, feature_sets: Mapping[str, FeatureSet], config: AdhocConfig
+) -> "AdhocBacktest":
+    """Check and compute.
+
+    Raises:
+        Failure: the request makes no sense, or what it needs is not stored; nothing was touched.
+    """
+    from trade_pipeline.backtest.adhoc.request import parse_request, resolve
+    from trade_pipeline.backtest.adhoc.run import REFUSALS, run
+
+    try:
+        request = resolve(parse_request(requested(config)), store.path, project, feature_sets)
+        return run(request, store.path, project)
+    except REFUSALS as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def _warnings(done: "AdhocBacktest") -> dict[str, Any]:
+    """What to tell before any figure; nothing where there is nothing to tell."""
+    if not done.notes:
+        return {}
+    found: dict[str, Any] = {
+        "warnings": dg.MetadataValue.md("\n".join(f"- {note}" for note in done.notes))
+    }
+    if done.seen.label:
+        found["in-sample"] = done.seen.label
+    return found
+
+
+def _default(project: Project) -> dict[str, Any]:
+    """What the launchpad opens with: the first experiment's first trial, or buy and hold."""
+    empty: dict[str, Any] = {
+        "policy": "",
+        "version": "",
+        "baseline": {},
+        "series": [],
+        "features": "",
+        "from": "",
+        "to": "",
+        "costs": {},
+        "environment": {},
+        "include_final": False,
+    }
+    for name, experiment in project.experiments.items():
+        end = experiment.final_from or experiment.end
+        start = max(experiment.start, end - timedelta(days=DEFAULT_DAYS))
+        trial = next(iter(experiment.trials()))
+        chosen = {"policy": f"{name}/policy/{trial}", "from": str(start), "to": str(end)}
+        return empty | chosen
+    return empty | {"baseline": {"kind": "buy_and_hold"}, "series": [next(iter(project.series))]}

@@ -1,4 +1,4 @@
-"""Backtests: bars per second of a rule and of policies, seconds of a report.
+"""Backtests: bars per second of a rule and of policies, seconds to write and to open a report.
 
 Prints one JSON object a line, one for each peer; a ratio above 1 means that ours is better. The
 rule is a cross of two moving averages that holds one unit or nothing; ours finds the signals, steps
@@ -13,6 +13,7 @@ not those of a peer, and fails if the averages of one of them did not tie in who
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -255,6 +256,42 @@ def report(rows: int) -> Found:
     return Found(seconds, f"whole bundle; report.html has {size / 1e6:.1f} MB")
 
 
+def open_report(rows: int) -> Found:
+    """Seconds until a browser that was given report.html has drawn what is in sight, and all."""
+    from playwright.sync_api import sync_playwright
+
+    from trade_pipeline.backtest.bundle import write_backtest
+    from trade_pipeline.backtest.engine import backtest
+    from trade_pipeline.storage.location import ArtifactLocation
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        return Found(None, "there is no chromium here")
+    dataset, environment = dataset_of(walk(rows)), environment_of()
+    result = backtest(dataset, dataset.segments, environment, one_unit())
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        staging = ArtifactLocation(Path(folder), "report")
+        write_backtest(result, dataset, staging, "A walk", {})
+        page = staging.child("report.html").path
+        options = ["--no-sandbox", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=chromium, args=options)
+        seconds = []
+        for _ in range(4):
+            context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
+            tab = context.new_page()
+            started = time.perf_counter()
+            tab.goto(page.as_uri(), wait_until="commit")
+            tab.wait_for_selector('html[data-charts="in sight"], html[data-charts="drawn"]')
+            sight = time.perf_counter() - started
+            tab.wait_for_selector('html[data-charts="drawn"]')
+            seconds.append((sight, time.perf_counter() - started))
+            context.close()
+        browser.close()
+        size = page.stat().st_size / 1e6
+    sight, everything = (min(column) for column in zip(*seconds, strict=True))
+    return Found(sight, f"all charts after {everything:.2f} s; the page has {size:.1f} MB")
+
+
 CASES: dict[str, Case] = {
     "rule": Case(rule, (ROWS, True), ("vectorbt", "backtesting.py")),
     "rule without metrics": Case(rule, (ROWS, False), ("vectorbt", "backtesting.py")),
@@ -267,6 +304,7 @@ CASES: dict[str, Case] = {
         for kind in ("mlp", "lstm")
     },
     "report": Case(report, (ROWS,), unit="s"),
+    "open report": Case(open_report, (ROWS,), unit="s"),
 }
 
 
@@ -304,11 +342,15 @@ def peer_figure(folder: Path, peer: str) -> Found:
     return Found(**{"value": None, **ask_peer(peer, path, "speed")})
 
 
+def rounded(value: float | None, unit: str) -> float | None:
+    """A figure as it is printed."""
+    return None if value is None else round(value, 2 if unit == "s" else None)
+
+
 def measure(name: str, folder: Path) -> None:
     """Run one case and print its lines."""
     case = CASES[name]
     ours: Found = in_own_process(case.ours, *case.arguments)
-    assert ours.value is not None
     peers: list[tuple[str | None, Found]] = [
         (peer, peer_figure(folder, peer)) for peer in case.peers
     ]
@@ -319,11 +361,11 @@ def measure(name: str, folder: Path) -> None:
         line = {
             "benchmark": "backtest",
             "case": name,
-            "value": round(ours.value, 2 if case.unit == "s" else None),
+            "value": rounded(ours.value, case.unit),
             "unit": case.unit,
             "peer": peer,
-            "peer_value": None if found.value is None else round(found.value),
-            "ratio": None if found.value is None else round(ours.value / found.value, 2),
+            "peer_value": rounded(found.value, case.unit),
+            "ratio": round(ours.value / found.value, 2) if ours.value and found.value else None,
             "versions": {package: version(package) for package in PACKAGES}
             | (found.versions or {}),
             "note": "; ".join(filter(None, (ours.note, found.note))),

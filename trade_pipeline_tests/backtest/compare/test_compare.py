@@ -323,7 +323,7 @@ def test_a_browser_lays_both_curves_over_each_other_without_a_network(
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     page.goto(path.as_uri())
-    page.wait_for_function("document.querySelectorAll('#own-chart .plot-container').length == 1")
+    page.wait_for_selector("html[data-charts=drawn]")
     assert wrong == []
     assert page.locator("#doubts li").first.inner_text().startswith("Different periods")
     assert page.locator("#summary").inner_text().startswith("Not like with like")

@@ -257,20 +257,17 @@ def test_hostile_names_run_nowhere(browser, report, tmp_path):
         assert {row["entry_reason"] for row in rows} == {"'=1+2", HOSTILE}
 
 
-def test_half_a_million_bars_open_within_three_seconds(browser, tmp_path):
-    """Of the page's own thread, so that busy neighbours do not count."""
+def test_half_a_million_bars_are_a_page_that_reads_like_any_other(browser, tmp_path):
+    """How soon it opens is measured by `benchmarks/backtest.py`."""
     path = tmp_path / "report.html"
     large = full_report(bars=500_000, trades=10_000)
     path.write_text(render(large), encoding="utf-8")
+    assert path.stat().st_size < 8e6
     context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
     tab = context.new_page()
-    clock = context.new_cdp_session(tab)
-    clock.send("Performance.enable", {"timeDomain": "threadTicks"})
     tab.goto(path.as_uri(), wait_until="commit")
     tab.wait_for_selector('html[data-charts="in sight"]')
     assert tab.locator("#equity-chart .scatterlayer .trace").count() > 8
-    spent = {one["name"]: one["value"] for one in clock.send("Performance.getMetrics")["metrics"]}
-    assert spent["ThreadTime"] < 3.0
     tab.wait_for_selector('html[data-charts="drawn"]')
     tab.locator("#trades-table thead button", has_text="Net").click()
     expect(tab.locator("#trades-page")).to_have_text("Page 1 of 200")

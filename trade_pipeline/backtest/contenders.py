@@ -14,13 +14,14 @@ import polars as pl
 
 from trade_pipeline.backtest import leaderboard
 from trade_pipeline.backtest.bundle import market_curve
-from trade_pipeline.backtest.curve import Curve, stitch
+from trade_pipeline.backtest.curve import Curve, part_scales, stitch
 from trade_pipeline.backtest.engine import backtest
 from trade_pipeline.backtest.sensitivity import Run
 from trade_pipeline.backtest.strategies import PolicyStrategy, baseline
 from trade_pipeline.backtest.trial import PROVENANCE
 from trade_pipeline.evaluation.measure import as_json
 from trade_pipeline.evaluation.relative import relative
+from trade_pipeline.evaluation.trades import match_fills
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.settings.experiment import ExperimentSettings, Trial
 from trade_pipeline.storage import bundles, layout
@@ -30,6 +31,8 @@ from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.policy import PolicyRunner
 from trade_pipeline.training.regimes import with_regimes
+
+MONEY = ("quantity", "gross", "fee", "net")  # columns of trades that grow with the account
 
 
 class StoredTrial(NamedTuple):
@@ -167,8 +170,18 @@ def runs_of(trials: Sequence[StoredTrial], dataset: Dataset) -> list[Run]:
 
 
 def trips_of(trials: Sequence[StoredTrial]) -> pl.DataFrame:
-    """Closed trades of a variant's folds, one part after the other."""
-    return pl.concat([read_frame(one.backtest.child("trades.parquet")) for one in trials])
+    """Trades of a variant's folds, one part after the other, in the money of the stitched curve.
+
+    What was open at the end of a part follows it, without exit and net.
+    """
+    scales = part_scales([_stored_curve(one.backtest) for one in trials])
+    parts = []
+    for one, scale in zip(trials, scales, strict=True):
+        closed = read_frame(one.backtest.child("trades.parquet"))
+        still_open = match_fills(read_frame(one.backtest.child("fills.parquet"))).open_lots
+        both = pl.concat([closed, still_open.drop("entry_fill")], how="diagonal")
+        parts.append(both.with_columns(pl.col(MONEY) * scale))
+    return pl.concat(parts)
 
 
 def _figures(curves: Mapping[int, Curve], dataset: Dataset) -> dict[int, dict[str, Any]]:

@@ -5,6 +5,7 @@ Start at `Curve.of` and `stitch`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,20 @@ class Curve:
         )
 
 
+def part_scales(curves: Sequence[Curve]) -> list[float]:
+    """Factor of each part's money when parts are chained: each begins where the one before ended.
+
+    Raises:
+        ValueError: parts overlap in time.
+    """
+    scales = [1.0]
+    for number, (before, curve) in enumerate(pairwise(curves), 1):
+        if curve.close_ts[1] <= before.close_ts[-1]:
+            raise ValueError(f"the test part of fold {number} starts before the one before ends")
+        scales.append(float(before.equity[-1] * scales[-1] / curve.equity[0]))
+    return scales
+
+
 def stitch(curves: Sequence[Curve]) -> Curve:
     """Chain the test parts of folds, in time order, into one out-of-sample curve.
 
@@ -80,26 +95,20 @@ def stitch(curves: Sequence[Curve]) -> Curve:
     Raises:
         ValueError: test parts overlap in time.
     """
-    scale = 1.0
-    parts: list[Curve] = []
-    for number, curve in enumerate(curves):
-        if number and curve.close_ts[1] <= curves[number - 1].close_ts[-1]:
-            raise ValueError(f"the test part of fold {number} starts before the one before ends")
-        if number:
-            scale = parts[-1].equity[-1] / curve.equity[0]
-        parts.append(
-            Curve(
-                curve.close_ts[bool(number) :],
-                curve.equity[bool(number) :] * scale,
-                curve.exposure,
-                curve.turnover * scale,
-                curve.trade_nets * scale,
-                curve.fees * scale,
-                curve.slippage * scale,
-                curve.financing * scale,
-                curve.risk_free,
-            )
+    parts = [
+        Curve(
+            curve.close_ts[bool(number) :],
+            curve.equity[bool(number) :] * scale,
+            curve.exposure,
+            curve.turnover * scale,
+            curve.trade_nets * scale,
+            curve.fees * scale,
+            curve.slippage * scale,
+            curve.financing * scale,
+            curve.risk_free,
         )
+        for number, (curve, scale) in enumerate(zip(curves, part_scales(curves), strict=True))
+    ]
     return Curve(
         close_ts=np.concatenate([part.close_ts for part in parts]),
         equity=np.concatenate([part.equity for part in parts]),

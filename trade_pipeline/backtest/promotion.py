@@ -76,9 +76,7 @@ def promote(store: Path, name: str, experiment: ExperimentSettings) -> Promotion
     incumbent, note = _incumbent(store, name, experiment, dataset)
     rule = experiment.promotion
     beat = [
-        one.label
-        for one in experiment.baselines
-        if rule.beat == "all" or one.kind in rule.beat
+        one.label for one in experiment.baselines if rule.beat == "all" or one.kind in rule.beat
     ]
     candidates = _candidates(store, name, experiment, dataset)
     choice = decide(rule, candidates, beat, incumbent)

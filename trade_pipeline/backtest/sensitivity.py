@@ -92,20 +92,20 @@ def sensitivity(
         SplitError: a part has no slice that is long enough.
     """
     began = clock()
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (*COST_FACTORS, BAR_LATER)}
+    rows: list[dict[str, Any]] = []
     for number, (strategy, parts) in enumerate(runs.items(), 1):
         for name, factor in COST_FACTORS.items():
             costly = with_costs(environment, factor)
             found = {} if costly is None else _figures(parts, costly)
-            rows[name].append({"name": name, "strategy": strategy, **found})
+            rows.append({"name": name, "strategy": strategy, **found})
         found = _figures([_late(part) for part in parts], environment)
-        rows[BAR_LATER].append({"name": BAR_LATER, "strategy": strategy, **found})
+        rows.append({"name": BAR_LATER, "strategy": strategy, **found})
         left = (clock() - began) / number * (len(runs) - number)
         say(
             f"other costs and delays: {number} of {len(runs)} strategies run, about {left:.0f} s "
             "left"
         )
-    return pl.DataFrame([row for some in rows.values() for row in some], schema=SCHEMA)
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def with_costs(environment: EnvironmentSettings, factor: float) -> EnvironmentSettings | None:

@@ -5,9 +5,11 @@ It says what it was made of, how far figures hang on costs, and how many trials 
 
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
 
+from trade_pipeline.backtest import contenders
 from trade_pipeline.backtest.experiment_report import write_report
 from trade_pipeline.settings.project import read_project
 from trade_pipeline.storage import bundles, layout
@@ -15,6 +17,7 @@ from trade_pipeline.storage.bundles import BundleReference
 from trade_pipeline.storage.documents import read_json, write_json
 from trade_pipeline.storage.frames import StorageError, read_frame
 from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.training.dataset import load_dataset
 from trade_pipeline.training.ledger import trials_tried
 from trade_pipeline_tests.deployment import Deployment
 
@@ -84,6 +87,31 @@ def test_a_report_names_what_it_was_made_of_and_is_the_same_again(trained: Deplo
         assert found["deflated_sharpe"] == row["deflated_sharpe"]
         assert (found["reason"] is None) == (found["deflated_sharpe"] is not None)
         assert found["spread"]["sharpe"]["values"]["seeds"] == len(experiment.seeds)
+
+
+def test_trades_are_in_the_money_of_the_stitched_curve(trained: Deployment) -> None:
+    store = trained.places.store
+    experiment = read_project(trained.places.configs).experiments[NAME]
+    dataset = load_dataset(bundles.current(layout.experiment_bundle(store, NAME, "dataset")))
+    stored = contenders.stored_trials(store, NAME, experiment, dataset.version)
+    assert len(dataset.folds) > 1
+    left_open = 0
+    for one in contenders.policies(experiment, stored, dataset):
+        for seed, curve in one.curves.items():
+            trials = contenders.of(stored, one.name, seed)
+            trips = contenders.trips_of(trials)
+            closed = trips.filter(pl.col("net").is_not_null())
+            np.testing.assert_allclose(closed["net"], curve.trade_nets, rtol=1e-12)
+            grown = 1.0  # what a part began with, as a multiple of what it was given
+            expected = []
+            for trial in trials:
+                summary = read_json(trial.backtest.child("summary.json"))
+                expected += [abs(q) * grown for q in summary["open_positions"].values()]
+                grown *= summary["final_equity"] / summary["initial_equity"]
+            held = trips.filter(pl.col("net").is_null())["quantity"].sum()
+            assert held == pytest.approx(sum(expected), rel=1e-9)
+            left_open += len(expected)
+    assert left_open, "no position is open at the end of any part: nothing was tried"
 
 
 def test_a_policy_that_is_gone_is_said_and_the_baselines_stay(trained: Deployment) -> None:

@@ -230,4 +230,8 @@ def sensitivity_table(table: pl.DataFrame) -> str:
         for row in table.iter_rows(named=True)
     ]
     header = [("Strategy", False), ("Case", False), *((label(name), True) for name in figures)]
-    return html_table("sensitivity-table", header, rows)
+    words = (
+        "Costs are fees and slippage. One bar later, decisions know what was known a bar earlier; "
+        "a result that falls apart then hung on speed, or on a leak."
+    )
+    return html_table("sensitivity-table", header, rows) + hint(words)

@@ -211,7 +211,10 @@ def _trades(report: ReportInput, trades: pl.DataFrame, data: dict[str, Any]) -> 
         return ""
     charts = {name: f"price-chart-{place}" for place, name in enumerate(report.prices)}
     body, data["trades"] = trade_list(trades, charts)
-    return body
+    return body + hint(
+        "A trade goes from flat to flat; where it was built up or closed in parts, its prices are "
+        "means over the fills."
+    )
 
 
 def _results(trades: pl.DataFrame, figures: dict[str, Figure]) -> str:

@@ -25,7 +25,7 @@ CHEAT = SMA.replace("row - 2 : row + 1", "row : row + 2")
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Installs distributions into folders on the path, for one test."""
     monkeypatch.setattr(plugins, "_TRIED", {})
-    monkeypatch.setattr(plugins, "_AUDITED", set())
+    monkeypatch.setattr(plugins, "_TRIED_ON", set())
     with installing(tmp_path / "sites", monkeypatch) as install:
         yield install
 

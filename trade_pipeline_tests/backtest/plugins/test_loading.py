@@ -37,7 +37,7 @@ SEGMENTS = DATASET.folds[0].test
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Installs distributions into folders on the path, for one test."""
     monkeypatch.setattr(plugins, "_TRIED", {})
-    monkeypatch.setattr(plugins, "_AUDITED", set())
+    monkeypatch.setattr(plugins, "_TRIED_ON", set())
     with installing(tmp_path, monkeypatch) as install:
         yield install
 
@@ -169,6 +169,29 @@ def test_what_ends_or_holds_a_process_does_so_in_another_one(
         baseline(plugin("wrong"))
 
 
+METHODS = {"start": "self, dataset, environment", "orders": "self, row, account"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("__import__('os')._exit(0)", "deciding on the data ended the process with exit code 0"),
+        ("__import__('time').sleep(60)", "deciding on the data does not end within 3 s"),
+    ],
+    ids=["exit", "hang"],
+)
+def test_what_ends_or_holds_a_run_does_so_in_another_process(
+    deed: str, words: str, method: str, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_trying(monkeypatch)
+    monkeypatch.setattr(plugins, "DATA_LIMIT_S", 3.0)
+    text = f"def {method}({METHODS[method]}): {deed}"
+    install(HEAD + f"class Wrong(Asked):\n    {text}\n", {"wrong": "Wrong"})
+    with pytest.raises(StrategyError, match=words):
+        backtest(DATASET, SEGMENTS, ENVIRONMENT, baseline(plugin("wrong")))
+
+
 CHEATS = {
     "plan": """
 class Cheat(PlannedRule):
@@ -232,7 +255,7 @@ def test_wrong_orders_are_told_with_their_row(
         "        return given\n",
         {"wrong": "Wrong"},
     )
-    monkeypatch.setattr(plugins, "audit_strategy", lambda *given: [])
+    monkeypatch.setattr(plugins.TriedStrategy, "_failure", lambda *given: None)
     with pytest.raises(StrategyError) as refused:
         backtest(DATASET, np.array([[180, 240]]), ENVIRONMENT, baseline(plugin("wrong")))
     assert "row 200 (2021-01-09T" in str(refused.value)

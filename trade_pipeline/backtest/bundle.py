@@ -15,11 +15,12 @@ from trade_pipeline.backtest.report.content import Curve, ReportInput
 from trade_pipeline.backtest.report.page import render
 from trade_pipeline.evaluation.by_regime import by_regime
 from trade_pipeline.evaluation.costs import capacity
+from trade_pipeline.evaluation.excursions import excursions
 from trade_pipeline.evaluation.measure import FloatArray, IntArray, as_json
 from trade_pipeline.evaluation.metrics import metrics
 from trade_pipeline.evaluation.periods import by_month, by_year, rolling
 from trade_pipeline.evaluation.relative import relative
-from trade_pipeline.evaluation.trades import excursions, match_fills
+from trade_pipeline.evaluation.trades import match_fills
 from trade_pipeline.evaluation.trip_nets import trip_nets
 from trade_pipeline.evaluation.walks import grow_equally
 from trade_pipeline.storage.bundles import BundleReference, seal
@@ -80,7 +81,7 @@ def write_backtest(
         "equity": result.equity_frame(),
         "orders": result.orders,
         "fills": result.fills,
-        "trades": _tagged(excursions(tables.trips, high, low), dataset),
+        "trades": _tagged(excursions(tables.trips, high, low, tables.matches), dataset),
         **period_tables(result, dataset),
     }
     for name, frame in frames.items():
@@ -254,6 +255,8 @@ def _notes(result: BacktestResult, dataset: Dataset) -> list[str]:
     """The above, and what happened in this backtest."""
     summary = result.summary
     said = [f"{summary['slices']} slice(s) of {summary['steps']} steps together."]
+    if result.fills.is_empty():
+        said.append("Nothing was traded: no order was given, or none could fill.")
     if summary["ambiguous_bars"]:
         said.append(
             f"In {summary['ambiguous_bars']} bar(s) the order of events inside the bar is "

@@ -3,12 +3,10 @@
 Every float becomes the decimal it prints as, and sums and products are exact from there on, so
 the net results of matches plus what open lots have not realised yet equal the change of equity
 to the last digit (financing aside: it belongs to no fill). Prices include slippage.
-It knows no market data but the highs and lows handed to `excursions`.
 Start at `match_fills` (frames) or `ledger` (exact decimals).
 """
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import (
     Context,
@@ -58,7 +56,9 @@ _EXIT: dict[str, pl.DataType | type[pl.DataType]] = {
     "fee": pl.Float64,
     "net": pl.Float64,
 }
-TRIP_SCHEMA = _ENTRY | _EXIT
+# Of a trip that was built up or closed in parts, entry and exit price are means over quantity; the
+# other two are prices of its first and last fill.
+TRIP_SCHEMA = _ENTRY | _EXIT | {"first_price": pl.Float64, "last_price": pl.Float64}
 MATCH_SCHEMA = _ENTRY | _EXIT | {"entry_fill": pl.Int64, "exit_fill": pl.Int64}
 OPEN_LOT_SCHEMA = _ENTRY | {"fee": pl.Float64, "entry_fill": pl.Int64}
 
@@ -181,50 +181,6 @@ def ledger(fills: pl.DataFrame) -> Ledger:
         tuple(lots),
         tuple(journal.dust),
     )
-
-
-def excursions(
-    trades: pl.DataFrame, high: Mapping[str, FloatArray], low: Mapping[str, FloatArray]
-) -> pl.DataFrame:
-    """Append `mfe`, `mae` and `mfe_hi`: how far price went for and against a trade, from entry.
-
-    Bars held throughout or entered at their open count whole. Of the exit bar only the exit price
-    counts; `mfe_hi` adds its favourable extreme after an exit inside the bar (stop, take,
-    liquidation), where nobody knows what came first. A `slice_end` exit is at the close, so its
-    bar counts whole. A trade still open counts to the last bar given.
-
-    Args:
-        trades: matches, trips or open lots. A trip that added to its position is measured from
-            its mean entry price.
-        high: [T] of each instrument; `row` of the fills indexes it.
-        low: like `high`.
-
-    Returns:
-        The same rows and three Float64 columns in price units, never negative.
-    """
-    open_ended = "exit_row" not in trades.columns
-    found = []
-    for trade in trades.iter_rows(named=True):
-        highs, lows = high[trade["instrument"]], low[trade["instrument"]]
-        entry, first = trade["entry_price"], trade["entry_row"]
-        exit_row = None if open_ended else trade["exit_row"]
-        reason = None if exit_row is None else trade["exit_reason"]
-        whole = exit_row is None or reason == "slice_end"
-        stop = highs.size if exit_row is None else exit_row + (1 if whole else 0)
-        top = float(highs[first:stop].max(initial=entry))
-        bottom = float(lows[first:stop].min(initial=entry))
-        if exit_row is not None:
-            top, bottom = max(top, trade["exit_price"]), min(bottom, trade["exit_price"])
-        reach_top, reach_bottom = top, bottom
-        if exit_row is not None and reason in {"stop", "take", "liquidation"}:
-            reach_top = max(top, float(highs[exit_row]))
-            reach_bottom = min(bottom, float(lows[exit_row]))
-        if trade["side"] == "long":
-            found.append((top - entry, entry - bottom, reach_top - entry))
-        else:
-            found.append((entry - bottom, top - entry, entry - reach_bottom))
-    schema = {"mfe": pl.Float64, "mae": pl.Float64, "mfe_hi": pl.Float64}
-    return trades.hstack(pl.DataFrame(found, schema=schema, orient="row"))
 
 
 @dataclass
@@ -396,6 +352,8 @@ def _trip_row(parts: list[Match], rows: list[dict[str, Any]]) -> dict[str, Any]:
             "gross": float(sum((part.gross for part in parts), _ZERO)),
             "fee": float(sum((part.fee for part in parts), _ZERO)),
             "net": float(sum((part.net for part in parts), _ZERO)),
+            "first_price": float(parts[0].entry_price),
+            "last_price": float(parts[-1].exit_price),
         }
     )
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trade_pipeline.evaluation.excursions import excursions
 from trade_pipeline.evaluation.trades import (
     EXACT,
     FILL_SCHEMA,
     MATCH_SCHEMA,
     OPEN_LOT_SCHEMA,
     TRIP_SCHEMA,
-    excursions,
     ledger,
     match_fills,
 )
@@ -240,6 +240,36 @@ def test_excursions_follow_the_worked_example(excursion_cases, number):
         case["mae"],
         case["mfe_hi"],
     )
+
+
+def test_a_trip_in_parts_is_measured_from_the_mean_entry_of_what_it_holds():
+    """Bought at 100 and 110, half sold at 104: held from 100, then 105, then 110 (first out)."""
+    fills = fill_table(
+        [(0, 1, 1, 100, 0), (2, 1, 1, 110, 0), (4, -1, 1, 104, 0), (6, -1, 1, 107, 0)]
+    )
+    tables = match_fills(fills)
+    high = np.array([101.0, 103.0, 112.0, 111.0, 116.0, 115.0, 200.0])
+    low = np.array([99.0, 98.0, 104.0, 101.0, 102.0, 106.0, 1.0])
+    rows = tables.trips["entry_row"][0], tables.trips["exit_row"][0]
+    bars = {"BTC-USD": high}, {"BTC-USD": low}
+    assert rows == (0, 6)
+    assert tables.trips.select("entry_price", "first_price", "exit_price", "last_price").row(0) == (
+        105.0,
+        100.0,
+        105.5,
+        107.0,
+    )
+    found = excursions(tables.trips, *bars, tables.matches)
+    # For: 103 over 100, 112 over 105, 116 over 110. Against: 98 under 100, 101 under 105, 102
+    # under 110; the exit at 107 is 3 under 110.
+    assert found.select("mfe", "mae", "mfe_hi").row(0) == (7.0, 8.0, 7.0)
+    short = fills.with_columns(quantity=-pl.col("quantity"))
+    tables = match_fills(short)
+    found = excursions(tables.trips, *bars, tables.matches)
+    assert found.select("mfe", "mae", "mfe_hi").row(0) == (8.0, 7.0, 8.0)
+    single = match_fills(fills.head(1).vstack(fills.tail(1)))
+    with_matches = excursions(single.trips, *bars, single.matches)
+    assert with_matches.equals(excursions(single.trips, *bars))
 
 
 def test_an_exit_at_a_slice_end_counts_its_whole_bar():

@@ -17,6 +17,7 @@ POLICY = "#2f81f7"
 GAIN, LOSS = "#2da44e", "#e5534b"
 LONG, SHORT = "#2f81f7", "#d4762c"
 BASELINES = ("#d4762c", "#7d8590", "#9a6dd7", "#1a9e96", "#c4587f", "#8a8d2b")
+DASHES = ("dot", "dash", "dashdot", "longdash")
 CLEAR = "rgba(0,0,0,0)"
 MINUTE = "%Y-%m-%d %H:%M"
 

@@ -15,6 +15,7 @@ import polars as pl
 from trade_pipeline.backtest.report.chart_parts import (
     BASELINES,
     CLEAR,
+    DASHES,
     GAIN,
     INK,
     LONG,
@@ -69,9 +70,10 @@ def equity_chart(
             style, shown = {"line": {"color": POLICY, "width": 2.5}, "legendgroup": name}, name
             style["legendrank"] = 1
         else:
-            color = BASELINES[baseline % len(BASELINES)]
+            round_, place = divmod(baseline, len(BASELINES))
+            color, dash = BASELINES[place], DASHES[round_ % len(DASHES)]
             baseline += 1
-            line = {"color": color, "width": 1.5, "dash": "dot"}
+            line = {"color": color, "width": 1.5, "dash": dash}
             style, shown = {"line": line, "legendgroup": name, "legendrank": 3}, name
         trace = {"type": "scatter", "mode": "lines", "name": shown, "x": _times(points.ts)} | style
         if "hoverinfo" not in trace:

@@ -27,11 +27,20 @@ Metrics = Mapping[str, Mapping[str, Any]]
 
 # Columns shown under the column they bound: words, then the endings of their names.
 RANGES = (("seeds", "min", "max"), ("95 %", "low", "high"))
+# Columns that a narrow screen should show first, and those that can wait.
+FIRST = ("name", "sharpe", "total_return", "max_drawdown", "deflated_sharpe", "trials_tried")
+LAST = ("seeds", "median_seed", "folds", "kind")
 MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DEEPEST_COLOUR = 0.6  # opacity: text stays readable on it
 # Figures of `metrics` results beside `values`: key, heading and what it is.
 BESIDE = (
-    ("market", "Beside the market", "The market is an equal weight of all instruments, no costs."),
+    (
+        "market",
+        "Beside the market",
+        "The market is an equal weight of all instruments, no costs. Captures set the annual "
+        "growth of up, or down, days beside the market's of these days: over many they lie far "
+        "from the share of one day's move.",
+    ),
     (
         "capacity",
         "Capacity",
@@ -49,7 +58,9 @@ def leaderboard_table(table: pl.DataFrame) -> str:
         table = table.drop("experiment")  # the title names it
     ranges = {name: _ranges(name, table.columns) for name in table.columns}
     folded = {end for found in ranges.values() for _, *ends in found for end in ends}
-    columns = [name for name in table.columns if name not in folded]
+    others = [name for name in table.columns if name not in (*FIRST, *LAST)]
+    wanted = [name for name in (*FIRST, *others, *LAST) if name in table.columns]
+    columns = [name for name in wanted if name not in folded]
     rows = []
     for row in table.iter_rows(named=True):
         cells = []
@@ -64,7 +75,9 @@ def leaderboard_table(table: pl.DataFrame) -> str:
     header = [(label(name), table.schema[name] != pl.String) for name in columns]
     said = (
         "A policy's figures are those of its median seed; beside them the lowest and the highest "
-        "seed, and the 95 % interval of the median seed."
+        "seed, and the 95 % interval of the median seed. Deflated Sharpe is the probability that "
+        "the true ratio is above the best that chance gives so many trials. Trades are closed "
+        "round trips, from flat to flat."
     )
     return html_table("leaderboard-table", header, rows) + (hint(said) if folded else "")
 
@@ -232,6 +245,7 @@ def sensitivity_table(table: pl.DataFrame) -> str:
     header = [("Strategy", False), ("Case", False), *((label(name), True) for name in figures)]
     words = (
         "Costs are fees and slippage. One bar later, decisions know what was known a bar earlier; "
-        "a result that falls apart then hung on speed, or on a leak."
+        "a result that falls apart then hung on speed, or on a leak. At other costs a strategy may "
+        "trade at other times, so more costs can come out better by chance."
     )
     return html_table("sensitivity-table", header, rows) + hint(words)

@@ -53,7 +53,7 @@ from trade_pipeline.backtest.report.trade_charts import (
     excursion_chart,
     result_chart,
 )
-from trade_pipeline.backtest.report.trade_list import listed, trade_list
+from trade_pipeline.backtest.report.trade_list import at_first_and_last_fill, listed, trade_list
 from trade_pipeline.evaluation.metrics import drawdown
 from trade_pipeline.evaluation.trades import TRIP_SCHEMA
 
@@ -160,7 +160,8 @@ def _prices(
     report: ReportInput, found: Runs | None, figures: dict[str, Figure], data: dict[str, Any]
 ) -> str:
     parts = []
-    everything = report.trips if report.trips.height else pl.DataFrame(schema=TRIP_SCHEMA)
+    some = report.trips if report.trips.height else pl.DataFrame(schema=TRIP_SCHEMA)
+    everything = at_first_and_last_fill(some)
     share = max(len(report.prices), 1)
     most = max(FEWEST_CANDLES, min(MOST_CANDLES, MOST_CANDLES_TOGETHER // share))
     for place, (instrument, arrays) in enumerate(report.prices.items()):
@@ -212,8 +213,9 @@ def _trades(report: ReportInput, trades: pl.DataFrame, data: dict[str, Any]) -> 
     charts = {name: f"price-chart-{place}" for place, name in enumerate(report.prices)}
     body, data["trades"] = trade_list(trades, charts)
     return body + hint(
-        "A trade goes from flat to flat; where it was built up or closed in parts, its prices are "
-        "means over the fills."
+        "A trade goes from flat to flat. Where it was built up or closed in parts, quantity is all "
+        "that was entered, prices are those of its first and last fill, and MFE and MAE are "
+        "measured from the mean entry price of what was held at the time."
     )
 
 

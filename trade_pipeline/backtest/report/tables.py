@@ -136,7 +136,7 @@ def cell(name: str, value: Any) -> str:
 
 def percent(value: float) -> str:
     """A fraction in percent, to one place."""
-    return f"{value * 100:,.1f} %".replace("-", MINUS)
+    return f"{round(value * 100, 1) + 0.0:,.1f} %".replace("-", MINUS)
 
 
 def number(value: float) -> str:

@@ -62,7 +62,7 @@ def listed(trips: pl.DataFrame) -> pl.DataFrame:
     """Trips by entry time with the columns of `COLUMNS` that can be had, numbered from 1.
 
     `return` is the net result as a part of what was bought or sold, `mfe_share` and `mae_share` are
-    parts of the entry price, `bars` is how many opens lie between entry and exit.
+    parts of the mean entry price, `bars` is how many opens lie between entry and exit.
     """
     has = set(trips.columns)
     added = []
@@ -79,7 +79,9 @@ def listed(trips: pl.DataFrame) -> pl.DataFrame:
         label = pl.col("regime").cast(pl.String)
         named = pl.when(label == "-1").then(pl.lit(NO_REGIME)).otherwise(label)
         added.append(named.alias("regime"))
-    ordered = trips.sort("entry_time", maintain_order=True).with_columns(added)
+    ordered = at_first_and_last_fill(
+        trips.sort("entry_time", maintain_order=True).with_columns(added)
+    )
     numbered = ordered.with_columns(number=pl.int_range(1, ordered.height + 1, dtype=pl.Int64))
     known = [column.key for column in COLUMNS if column.key in numbered.columns]
     # A column of nulls only, such as the fees of a table without them, says nothing.
@@ -88,6 +90,14 @@ def listed(trips: pl.DataFrame) -> pl.DataFrame:
         for name in known
         if name in ("exit_time", "exit_price", "net", "exit_reason")
         or numbered[name].null_count() < numbered.height
+    )
+
+
+def at_first_and_last_fill(trips: pl.DataFrame) -> pl.DataFrame:
+    """Trips with the prices of their first and last fill in the place of means, where known."""
+    ends = (("entry_price", "first_price"), ("exit_price", "last_price"))
+    return trips.with_columns(
+        pl.coalesce(fill, mean).alias(mean) for mean, fill in ends if fill in trips.columns
     )
 
 

@@ -382,7 +382,7 @@ def our_trades(bars: Arrays) -> tuple[list[Trade], Any]:
     result = backtest(dataset, dataset.segments, environment_of(), strategy)
     names = ("entry_row", "exit_row", "entry_price", "exit_price", "net")
     trips = match_fills(result.fills).trips
-    return list(trips.select(names).iter_rows()), strategy._above[:, 0]
+    return list(trips.select(names).iter_rows()), strategy.plan(dataset, environment).hold[:, 0]
 
 
 def tie(bars: Arrays, row: int) -> dict[str, int]:

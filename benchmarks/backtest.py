@@ -378,8 +378,8 @@ def our_trades(bars: Arrays) -> tuple[list[Trade], Any]:
     from trade_pipeline.backtest.engine import backtest
     from trade_pipeline.evaluation.trades import match_fills
 
-    dataset, strategy = dataset_of(bars), one_unit()
-    result = backtest(dataset, dataset.segments, environment_of(), strategy)
+    dataset, environment, strategy = dataset_of(bars), environment_of(), one_unit()
+    result = backtest(dataset, dataset.segments, environment, strategy)
     names = ("entry_row", "exit_row", "entry_price", "exit_price", "net")
     trips = match_fills(result.fills).trips
     return list(trips.select(names).iter_rows()), strategy.plan(dataset, environment).hold[:, 0]

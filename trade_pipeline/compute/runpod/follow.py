@@ -27,6 +27,8 @@ LOOSE_ENDS_S = 120.0  # without an answer of RunPod or the exchange, until that 
 RECORD_LAG_S = 10.0  # a pod's record may come so long after its end, or after a new start
 WITHOUT_UPTIME_S = 180.0  # a pod that runs without a container
 LOG_TAIL = 20
+QUIET_S = 1.0  # what a log holds at a time has come after so long
+CATCH_UP_S = 0.5  # for what a task said last, before its pod is terminated
 # Exit codes of the supervisor that say nothing against the task: RunPod told the pod to end, or
 # started a broken container again.
 CUT_OFF = {143: "was told to end", 75: "was started anew in the middle of the task"}
@@ -58,6 +60,7 @@ class Watch:
     _lines: "Queue[LogLine]" = field(default_factory=Queue)
     _stop: threading.Event = field(default_factory=threading.Event)
     _tail: list[str] = field(default_factory=list)
+    _last: str | None = None  # id of the line that was read last
 
     def until_exit(self) -> ExitRecord:
         """Wait for the exit record, passing on what the pod says.
@@ -71,11 +74,16 @@ class Watch:
         """
         reader = threading.Thread(target=self._read_logs, daemon=True)
         reader.start()
+        record = None
         try:
-            return self._wait()
+            record = self._wait()
+            return record
         finally:
             self._stop.set()
             reader.join(timeout=2.0)
+            if record is not None and not reader.is_alive():
+                for line in _held(self.api, self.pod_id, "container", self._last, CATCH_UP_S):
+                    self._lines.put(line)
             self._pass_on()
 
     def _wait(self) -> ExitRecord:
@@ -168,11 +176,10 @@ class Watch:
 
     def _read_logs(self) -> None:
         """Follow the container's log; what goes wrong here is not what decides."""
-        last: str | None = None
         while not self._stop.is_set():
             try:
-                for line in self.api.logs(self.pod_id, "container", last, self._stop):
-                    last = line.id
+                for line in self.api.logs(self.pod_id, "container", self._last, self._stop):
+                    self._last = line.id
                     self._lines.put(line)
             except RunPodError:
                 pass
@@ -195,7 +202,7 @@ class Watch:
         return sum("start container" in line.lower() for line in self._system_lines())
 
     def _system_lines(self) -> list[str]:
-        return [line.line for line in _until_quiet(self.api, self.pod_id)]
+        return [line.line for line in _held(self.api, self.pod_id, "system", None, QUIET_S)]
 
     def _system_log(self) -> str:
         return "\n".join(self._system_lines()[-LOG_TAIL:]) or "(nothing)"
@@ -204,14 +211,16 @@ class Watch:
         return "\n".join(self._tail) or "(nothing)"
 
 
-def _until_quiet(api: RunPodApi, pod_id: str) -> list[LogLine]:
-    """What the system's log holds now."""
+def _held(
+    api: RunPodApi, pod_id: str, source: str, after: str | None, wait_s: float
+) -> list[LogLine]:
+    """What a log holds now, after a line."""
     stop = threading.Event()
-    timer = threading.Timer(1.0, stop.set)
+    timer = threading.Timer(wait_s, stop.set)
     timer.start()
     found: list[LogLine] = []
     try:
-        for line in api.logs(pod_id, "system", None, stop):
+        for line in api.logs(pod_id, source, after, stop):
             found.append(line)
     except RunPodError:
         pass

@@ -71,6 +71,11 @@ def test_lines_and_progress_are_in_the_event_log_while_it_runs(trained: Trained)
     assert lines and lines[0] < ended
 
 
+def test_what_a_pod_says_last_is_in_the_event_log(trained: Trained) -> None:
+    said = [one for one in trained.said if one.startswith("pod: ")]
+    assert "exit code 0" in said[-1]
+
+
 def test_secrets_are_nowhere(trained: Trained) -> None:
     remote = trained.remote
     entries = trained.instance.all_logs(trained.outcome.run_id)

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from trade_pipeline.backtest.curve import Curve
 from trade_pipeline.backtest.engine import BacktestResult
-from trade_pipeline.backtest.report.content import Curve, ReportInput
+from trade_pipeline.backtest.report import content
 from trade_pipeline.backtest.report.page import render
 from trade_pipeline.evaluation.by_regime import by_regime
 from trade_pipeline.evaluation.costs import capacity
 from trade_pipeline.evaluation.excursions import excursions
 from trade_pipeline.evaluation.measure import FloatArray, IntArray, as_json
-from trade_pipeline.evaluation.metrics import metrics
 from trade_pipeline.evaluation.periods import by_month, by_year, rolling
 from trade_pipeline.evaluation.relative import relative
 from trade_pipeline.evaluation.trades import match_fills
-from trade_pipeline.evaluation.trip_nets import trip_nets
 from trade_pipeline.evaluation.walks import grow_equally
 from trade_pipeline.storage.bundles import BundleReference, seal
 from trade_pipeline.storage.documents import write_json
@@ -92,11 +91,11 @@ def write_backtest(
     found = figures(result, dataset)
     write_json(staging.child("metrics.json"), found)
     write_json(staging.child("summary.json"), result.summary)
-    page = ReportInput(
+    page = content.ReportInput(
         title=title,
         curves=[
-            Curve(result.name, "trial", result.ts, result.equity),
-            *(Curve(one.name, "baseline", one.ts, one.equity) for one in baselines),
+            content.Curve(result.name, "trial", result.ts, result.equity),
+            *(content.Curve(one.name, "baseline", one.ts, one.equity) for one in baselines),
         ],
         leaderboard=pl.DataFrame(),
         prices=prices_of(dataset, int(result.row[0]), int(result.row[-1])),
@@ -137,38 +136,37 @@ def figures(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
     beside an equal weight of all instruments without costs; `capacity`, at `CAPACITY_SHARE` of
     volume; and, where the dataset has regimes, `regimes` by the label known at the decision.
     """
-    risk_free = float(result.summary["risk_free"])
-    found = metrics(
-        equity=result.equity,
-        close_ts=result.ts,
-        bars_per_year=dataset.bars_per_year,
-        days_per_year=dataset.days_per_year,
-        exposure=result.exposure,
-        turnover_notional=result.turnover,
-        trade_nets=trip_nets(result.fills),
-        fees_paid=float(result.fees.sum()),
-        slippage_paid=float(result.slippage.sum()),
-        financing_paid=float(result.financing.sum()),
-        risk_free=risk_free,
-    )
-    beside = relative(
-        result.equity,
-        result.ts,
-        market_curve(result.row, dataset),
-        result.ts,
-        dataset.days_per_year,
-        risk_free,
-    )
-    found |= {"market": as_json(beside), "capacity": _capacity(result, dataset)}
+    found = figures_of(Curve.of(result), result.row, dataset)
+    found["capacity"] = _capacity(result, dataset)
     if dataset.regime_labels is not None:
         found["regimes"] = by_regime(
             result.equity,
             dataset.regime_labels[result.row[1:] - 1],
             result.exposure,
             dataset.bars_per_year,
-            risk_free,
+            float(result.summary["risk_free"]),
         )
     return found
+
+
+def figures_of(curve: Curve, row: IntArray, dataset: Dataset) -> dict[str, Any]:
+    """`evaluation.metrics.metrics` of a curve, and `market`: beside an equal weight, without costs.
+
+    Args:
+        curve: n steps.
+        row: int64 [n + 1] of the dataset, which each value of the curve is the close of.
+        dataset: what it ran on.
+    """
+    beside = relative(
+        curve.equity,
+        curve.close_ts,
+        market_curve(row, dataset),
+        curve.close_ts,
+        dataset.days_per_year,
+        curve.risk_free,
+    )
+    found = curve.figures(dataset.bars_per_year, dataset.days_per_year)
+    return found | {"market": as_json(beside)}
 
 
 def market_curve(row: IntArray, dataset: Dataset) -> FloatArray:
@@ -226,7 +224,7 @@ def _capacity(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
 
 
 def prices_of(dataset: Dataset, first: int, last: int) -> dict[str, Any]:
-    """The bars of the rows `first` to `last`, as `ReportInput.prices` has them."""
+    """The bars of the rows `first` to `last`, as `content.ReportInput.prices` has them."""
     rows = slice(first, last + 1)
     return {
         name: (

@@ -13,14 +13,12 @@ import numpy as np
 import polars as pl
 
 from trade_pipeline.backtest import leaderboard
-from trade_pipeline.backtest.bundle import market_curve
+from trade_pipeline.backtest.bundle import figures_of
 from trade_pipeline.backtest.curve import Curve, part_scales, stitch
 from trade_pipeline.backtest.engine import backtest
 from trade_pipeline.backtest.sensitivity import Run
 from trade_pipeline.backtest.strategies import PolicyStrategy, baseline
 from trade_pipeline.backtest.trial import PROVENANCE
-from trade_pipeline.evaluation.measure import as_json
-from trade_pipeline.evaluation.relative import relative
 from trade_pipeline.evaluation.trades import match_fills
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.settings.experiment import ExperimentSettings, Trial
@@ -47,8 +45,7 @@ class StoredTrial(NamedTuple):
 class Contender:
     """A policy or baseline: stitched curve and figures of each seed; a baseline has seed 0.
 
-    Figures are `evaluation.metrics.metrics` of the curve, and `market`: beside an equal weight of
-    all instruments without costs.
+    Figures are those of `bundle.figures_of`.
     """
 
     name: str
@@ -112,7 +109,7 @@ def policies(
     contenders = []
     for variant in experiment.variants:
         curves = {
-            seed: stitch([_stored_curve(one.backtest) for one in of(stored, variant, seed)])
+            seed: stitch([Curve.stored(one.backtest) for one in of(stored, variant, seed)])
             for seed in experiment.seeds
         }
         contenders.append(Contender(variant, "policy", curves, _figures(curves, dataset)))
@@ -174,7 +171,7 @@ def trips_of(trials: Sequence[StoredTrial]) -> pl.DataFrame:
 
     What was open at the end of a part follows it, without exit and net.
     """
-    scales = part_scales([_stored_curve(one.backtest) for one in trials])
+    scales = part_scales([Curve.stored(one.backtest) for one in trials])
     parts = []
     for one, scale in zip(trials, scales, strict=True):
         closed = read_frame(one.backtest.child("trades.parquet"))
@@ -187,29 +184,6 @@ def trips_of(trials: Sequence[StoredTrial]) -> pl.DataFrame:
 def _figures(curves: Mapping[int, Curve], dataset: Dataset) -> dict[int, dict[str, Any]]:
     found = {}
     for seed, curve in curves.items():
-        figures = curve.figures(dataset.bars_per_year, dataset.days_per_year)
         rows = np.searchsorted(dataset.close_ts, curve.close_ts)
-        beside = relative(
-            curve.equity,
-            curve.close_ts,
-            market_curve(rows, dataset),
-            curve.close_ts,
-            dataset.days_per_year,
-            curve.risk_free,
-        )
-        found[seed] = figures | {"market": as_json(beside)}
+        found[seed] = figures_of(curve, rows, dataset)
     return found
-
-
-def _stored_curve(location: ArtifactLocation) -> Curve:
-    """The curve of a backtest bundle; its money totals are those of its summary."""
-    equity = read_frame(location.child("equity.parquet"))
-    summary = read_json(location.child("summary.json"))
-    return Curve(
-        close_ts=equity["time"].dt.epoch("ms").to_numpy(),
-        equity=equity["equity"].to_numpy(),
-        exposure=equity["exposure"].to_numpy()[1:],
-        turnover=equity["turnover"].to_numpy()[1:],
-        trade_nets=read_frame(location.child("trades.parquet"))["net"].to_numpy(),
-        **{name: float(summary[name]) for name in ("fees", "slippage", "financing", "risk_free")},
-    )

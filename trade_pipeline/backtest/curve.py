@@ -1,6 +1,6 @@
 """An equity curve with what happened under it, and folds' curves stitched into one.
 
-Start at `Curve.of` and `stitch`.
+Start at `Curve.of`, `Curve.stored` and `stitch`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from trade_pipeline.backtest.engine import BacktestResult
 from trade_pipeline.evaluation.metrics import metrics
 from trade_pipeline.evaluation.trip_nets import trip_nets
+from trade_pipeline.storage.documents import read_json
+from trade_pipeline.storage.frames import read_frame
+from trade_pipeline.storage.location import ArtifactLocation
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,25 @@ class Curve:
             slippage=float(result.slippage.sum()),
             financing=float(result.financing.sum()),
             risk_free=float(result.summary["risk_free"]),
+        )
+
+    @classmethod
+    def stored(cls, backtest: ArtifactLocation) -> "Curve":
+        """The curve of a backtest bundle; its totals are those of its summary.
+
+        Raises:
+            StorageError: a member is missing or damaged.
+        """
+        equity = read_frame(backtest.child("equity.parquet"))
+        summary = read_json(backtest.child("summary.json"))
+        totals = ("fees", "slippage", "financing", "risk_free")
+        return cls(
+            close_ts=equity["time"].dt.epoch("ms").to_numpy(),
+            equity=equity["equity"].to_numpy(),
+            exposure=equity["exposure"].to_numpy()[1:],
+            turnover=equity["turnover"].to_numpy()[1:],
+            trade_nets=read_frame(backtest.child("trades.parquet"))["net"].to_numpy(),
+            **{name: float(summary[name]) for name in totals},
         )
 
     def figures(self, bars_per_year: float, days_per_year: float) -> dict[str, Any]:

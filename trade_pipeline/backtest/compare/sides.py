@@ -4,18 +4,17 @@ A side is the report of an experiment (its policy in the foreground, stitched ov
 trial's backtest, or one that somebody asked for. Start at `load_side`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from trade_pipeline.backtest import leaderboard
+from trade_pipeline.backtest.curve import Curve, stitch
 from trade_pipeline.backtest.export.sources import (
-    EQUITY,
     PROVENANCE,
     SPECIFICATION,
     Made,
@@ -35,7 +34,7 @@ from trade_pipeline.storage.documents import read_json
 from trade_pipeline.storage.frames import read_frame
 from trade_pipeline.storage.location import ArtifactLocation
 
-METRICS, SUMMARY = "metrics.json", "summary.json"
+METRICS = "metrics.json"
 ASKED, INPUTS = "adhoc.json", "inputs.json"  # of a backtest that somebody asked for
 
 
@@ -119,7 +118,7 @@ def _report(location: ArtifactLocation) -> Side:
     tested = [
         verified(made.backtests[trial], location.store, key_of(location))[0] for trial in trials
     ]
-    ts, equity = _chained([_curve(one) for one in tested])
+    curve = stitch([Curve.stored(one) for one in tested])
     environment, algorithm = settings.variant(variant)
     plain = {
         key: made.settings[key] for key in made.settings if key not in ("environment", "algorithm")
@@ -130,8 +129,8 @@ def _report(location: ArtifactLocation) -> Side:
         key=key_of(location),
         version=location.path.name,
         subject=f"{variant}, seed {seed}",
-        ts=ts,
-        equity=equity,
+        ts=curve.close_ts,
+        equity=curve.equity,
         figures=read_json(location.child(METRICS))[variant][str(seed)],
         configuration={
             **flattened(plain),
@@ -151,20 +150,20 @@ def _report(location: ArtifactLocation) -> Side:
         instruments=tuple(made.settings["series"]),
         notes=notes,
         leaderboard=read_frame(location.child(leaderboard.MEMBER)),
-        risk_free=_risk_free(tested[0]),
+        risk_free=curve.risk_free,
     )
 
 
 def _trial(location: ArtifactLocation) -> Side:
     sources = backtest_sources(location)
-    ts, equity = _curve(location)
+    curve = Curve.stored(location)
     observed = sources.specification["observation"]
     return Side(
         key=key_of(location),
         version=location.path.name,
         subject=f"{sources.known['experiment']} {sources.known['trial']}",
-        ts=ts,
-        equity=equity,
+        ts=curve.close_ts,
+        equity=curve.equity,
         figures=read_json(location.child(METRICS)),
         configuration=configuration(sources),
         data=dict(sources.training.get("inputs", {})),
@@ -176,14 +175,14 @@ def _trial(location: ArtifactLocation) -> Side:
             **_versions(sources.specification),
         },
         instruments=tuple(observed["instruments"]),
-        risk_free=_risk_free(location),
+        risk_free=curve.risk_free,
     )
 
 
 def _asked(location: ArtifactLocation) -> Side:
     document = read_json(location.child(ASKED))
     request = document["request"]
-    ts, equity = _curve(location)
+    curve = Curve.stored(location)
     made = request.get("policy")
     packages: dict[str, str] = {}
     if made is not None:
@@ -193,8 +192,8 @@ def _asked(location: ArtifactLocation) -> Side:
         key=key_of(location),
         version=location.path.name,
         subject=request["baseline"]["kind"] if made is None else made["key"],
-        ts=ts,
-        equity=equity,
+        ts=curve.close_ts,
+        equity=curve.equity,
         figures=read_json(location.child(METRICS)),
         configuration=flattened(named),
         data=read_json(location.child(INPUTS)),
@@ -205,26 +204,8 @@ def _asked(location: ArtifactLocation) -> Side:
         },
         instruments=tuple(request["series"]),
         notes=tuple(document["notes"]),
-        risk_free=_risk_free(location),
+        risk_free=curve.risk_free,
     )
-
-
-def _curve(location: ArtifactLocation) -> tuple[IntArray, FloatArray]:
-    frame = read_frame(location.child(EQUITY))
-    return frame["time"].dt.epoch("ms").to_numpy(), frame["equity"].to_numpy()
-
-
-def _risk_free(location: ArtifactLocation) -> float:
-    return float(read_json(location.child(SUMMARY))["risk_free"])
-
-
-def _chained(parts: Sequence[tuple[IntArray, FloatArray]]) -> tuple[IntArray, FloatArray]:
-    """Each part scaled to start where the one before ended, as the leaderboard stitches folds."""
-    ts, equity = parts[0]
-    for later, values in parts[1:]:
-        ts = np.concatenate([ts, later[1:]])
-        equity = np.concatenate([equity, values[1:] * (equity[-1] / values[0])])
-    return ts, equity
 
 
 def _trained_with(

@@ -1,8 +1,6 @@
 """Ad-hoc backtests that make no sense, or lack what they need, end in a sentence at once."""
 
-from collections.abc import Iterator
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -15,7 +13,7 @@ from trade_pipeline.storage.frames import StorageError, read_frame, write_frame
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.policy import DETERMINISTIC
 from trade_pipeline_tests.backtest.adhoc.asking import FIRST_TEST, HOLD, LOOKBACK, POLICY, ask, tree
-from trade_pipeline_tests.deployment import Deployment, built_once, copied
+from trade_pipeline_tests.deployment import Deployment
 from trade_pipeline_tests.small_project import (
     ALPHA,
     BETA,
@@ -23,15 +21,6 @@ from trade_pipeline_tests.small_project import (
     series_entry,
     write_yaml,
 )
-
-
-@pytest.fixture(scope="module")
-def project(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Everything materialized; tests only read it."""
-    root = tmp_path_factory.mktemp("adhoc") / "project"
-    with copied(built_once(templates, "trained"), root) as deployment:
-        yield deployment
-
 
 WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["either a policy", "or a baseline"]),

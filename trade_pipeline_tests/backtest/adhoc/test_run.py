@@ -29,7 +29,7 @@ from trade_pipeline_tests.backtest.adhoc.asking import (
     ask,
     dates,
 )
-from trade_pipeline_tests.deployment import Deployment, built_once, copied
+from trade_pipeline_tests.deployment import Deployment
 from trade_pipeline_tests.small_project import (
     ALPHA,
     BETA,
@@ -39,14 +39,6 @@ from trade_pipeline_tests.small_project import (
     write_yaml,
     years,
 )
-
-
-@pytest.fixture(scope="module")
-def project(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Everything materialized; tests only read it."""
-    root = tmp_path_factory.mktemp("adhoc") / "project"
-    with copied(built_once(templates, "trained"), root) as deployment:
-        yield deployment
 
 
 @pytest.fixture(scope="module")

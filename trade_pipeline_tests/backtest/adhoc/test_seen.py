@@ -29,14 +29,6 @@ from trade_pipeline_tests.small_project import (
 )
 
 
-@pytest.fixture(scope="module")
-def project(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Everything materialized; tests only read it."""
-    root = tmp_path_factory.mktemp("adhoc") / "project"
-    with copied(built_once(templates, "trained"), root) as deployment:
-        yield deployment
-
-
 def test_training_days_in_the_range_are_said_first(project: Deployment, tmp_path: Path) -> None:
     done = ask(project, policy=POLICY, start="2021-01-01", end="2021-05-01")
     # 400 days of training from 2020-01-01, the last 9 rows left out as embargo; 80 of validation.

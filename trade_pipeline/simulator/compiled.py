@@ -82,6 +82,27 @@ def _prefetch(_typing_context: Any, record: Any) -> Any:
 prefetch: Any = intrinsic(_prefetch)
 
 
+def _stay_apart(_typing_context: Any) -> Any:
+    """Have the compiled function that calls this be called, and never copied into its callers.
+
+    What is long and has many callers takes a multiple of the time to compile otherwise.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+stay_apart: Any = intrinsic(_stay_apart)
+
+
+def compiled_apart(function: Compiled) -> Compiled:
+    """Like `compiled_products`, for functions that call `stay_apart`."""
+    return cast(Compiled, _compile(function, forceinline=False, _nrt=True))
+
+
 class SameTypes:
     """A compiled function that is always called with arguments of the same types, see `resolved`.
 

@@ -71,9 +71,8 @@ def read_inputs(
             )
         table = read_frame(location)
         require_causal(store, features, key, content_hash(table))
-        inputs.append(
-            SeriesInput(project.series[key], read_grids(store, project.series[key]), table)
-        )
+        one = project.series[key]
+        inputs.append(SeriesInput(one, read_grids(store, one, as_stored=True), table))
         versions[f"features/{features}|{key}"] = content_hash(table)
     return inputs, versions | bar_versions(store, (*series, *references))
 

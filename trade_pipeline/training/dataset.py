@@ -29,16 +29,11 @@ if TYPE_CHECKING:
     from trade_pipeline.training.regimes import Regimes
 
 # Raised when `splits` cuts other rows, too.
-IMPLEMENTATION = 1
+IMPLEMENTATION = 2
 DOCUMENT = "dataset.json"
 INPUTS = "inputs.json"
 PRICES = ("open", "high", "low", "close", "volume")
 ARRAYS = ("ts", "close_ts", *PRICES, "traded", "features", "segments")
-UNITS = (
-    "prices are adjusted (each multiplied by adj_factor, 1 at the series' first bar) and volume is "
-    "not, because the split part of the adjustment is unknown: quantities, fees per share, lots "
-    "and participation are in adjusted units"
-)
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class SeriesInput:
 
     Attributes:
         settings: the series.
-        grids: one adjusted grid a slice, in time order (`market.coverage.grid`, `adjusted`).
+        grids: one grid a slice as stored, in time order (`market.coverage.grid`).
         features: `ts` and one Float32 column a feature (`features.table.feature_table`).
     """
 
@@ -62,11 +57,13 @@ class Dataset:
 
     Attributes:
         ts, close_ts: int64 [T], ms UTC: when a bar opens, and when it is known.
-        open, high, low, close, volume: float64 [T, N], adjusted prices.
+        open, high, low, close: float64 [T, N], adjusted prices.
+        volume: float64 [T, N], in units that these prices are of (`tradable`).
         traded: bool [T, N].
         features: float32 [T, N, F], unscaled.
         segments: int64 [S, 2]: rows [a, b) without a gap in any instrument.
         final: int64 [K, 2]: segments of the period that no fold touches.
+        units: what prices and volume count, where that is not what the source says; may be empty.
         version: the bundle's version; empty before it is written.
         regimes: the model of a fold, see `regimes.with_regimes`; part of no bundle.
         regime_labels: int8 [T] most likely state of each row, with it.
@@ -92,6 +89,7 @@ class Dataset:
     bars_per_year: float
     days_per_year: float
     input_versions: Mapping[str, str]
+    units: str = ""
     version: str = ""
     regimes: "Regimes | None" = None
     regime_labels: NDArray[np.int8] | None = None
@@ -128,7 +126,7 @@ class Dataset:
                 for fold in self.folds
             ],
             "final": self.final.tolist(),
-            "units": UNITS,
+            "units": self.units,
             "implementation": IMPLEMENTATION,
         }
 
@@ -246,6 +244,7 @@ def align(
         ),
         days_per_year=365.0 if first_series.calendar == "24/7" else 252.0,
         input_versions=dict(input_versions),
+        units=_units(inputs, beside("adj_factor")),
     )
 
 
@@ -299,13 +298,30 @@ def load_dataset(location: ArtifactLocation, check: bool = True) -> Dataset:
         bars_per_year=document["bars_per_year"],
         days_per_year=document["days_per_year"],
         input_versions=read_json(location.child(INPUTS)),
+        units=document["units"],
         version=index["version"],
     )
 
 
+def tradable(grid: pl.DataFrame, volume_unit: str) -> pl.DataFrame:
+    """A grid as it is traded: prices times `adj_factor`, volume in units of that price.
+
+    One unit at such a price stands for `adj_factor` units of the instrument, so as many fewer of
+    them were traded. What was traded in quote currency is divided by the bar's close first.
+
+    Args:
+        grid: prices and volume as stored.
+        volume_unit: of the series: base, quote or shares.
+    """
+    factor = pl.col("adj_factor").fill_null(1.0)
+    units = pl.col("volume") / pl.col("close") if volume_unit == "quote" else pl.col("volume")
+    prices = (pl.col(name) * factor for name in PRICES if name != "volume")
+    return grid.with_columns(*prices, volume=units / factor)
+
+
 def _aligned(one: SeriesInput, ts: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
     """A series' columns on the rows `ts`; `ordinal` rises by one where no bar is missing."""
-    grid = pl.concat(one.grids)
+    grid = tradable(pl.concat(one.grids), one.settings.volume_unit)
     slice_numbers = np.repeat(np.arange(len(one.grids)), [part.height for part in one.grids])
     rows = np.searchsorted(_times(grid), ts)
     feature_rows = np.searchsorted(_times(one.features), ts)
@@ -321,9 +337,28 @@ def _aligned(one: SeriesInput, ts: NDArray[np.int64], names: Sequence[str]) -> d
         "ordinal": (np.arange(grid.height) + slice_numbers)[rows],
         "close_ts": grid["close_ts"].dt.epoch("ms").to_numpy()[rows],
         **{name: grid[name].to_numpy()[rows] for name in PRICES},
+        "adj_factor": grid["adj_factor"].fill_null(1.0).to_numpy()[rows],
         "traded": (grid["state"] == "traded").to_numpy()[rows],
         "features": features.astype(np.float32),
     }
+
+
+def _units(inputs: Sequence[SeriesInput], factors: NDArray[np.float64]) -> str:
+    """What was done to prices and volumes; `factors` are the adj_factor [T, N] of the rows."""
+    said = []
+    adjusted = [one.settings.key for n, one in enumerate(inputs) if (factors[:, n] != 1).any()]
+    if adjusted:
+        said.append(
+            f"prices of {', '.join(adjusted)} are adjusted (each multiplied by adj_factor, 1 at "
+            "the series' first bar) and volumes divided by it, so participation, impact and "
+            "capacity are shares of what was traded; quantities, lots and fees per share count "
+            "adjusted shares, each of which stands for adj_factor real ones: fees per share are "
+            "too low by that factor"
+        )
+    quoted = [one.settings.key for one in inputs if one.settings.volume_unit == "quote"]
+    if quoted:
+        said.append(f"volumes of {', '.join(quoted)}, in quote currency, are divided by the close")
+    return "; ".join(said)
 
 
 def _segments(ordinals: NDArray[np.int64]) -> Rows:

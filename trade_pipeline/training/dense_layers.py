@@ -1,20 +1,23 @@
 """Dense layers, compiled: what they give, and how what follows them changes their parameters.
 
-Matrix products are the libraries' (BLAS), everything around them is here. Knows no loss. Start at
-`forward` and `backward`.
+Knows no loss. Start at `forward` and `backward`.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from trade_pipeline.simulator.compiled import compiled_products
+from trade_pipeline.simulator.compiled import compiled, compiled_products
 from trade_pipeline.simulator.market import IntArray
-from trade_pipeline.training.inference import Float32Array, tanh
+from trade_pipeline.training.inference import Float32Array
+from trade_pipeline.training.products import add_product
 
-# Columns of a layer: sizes, and where weights [outputs, inputs] and biases begin.
+# Columns of a layer: sizes, and where weights [inputs, outputs] and biases begin.
 INPUTS, OUTPUTS, WEIGHTS, BIASES = range(4)
-ZERO, ONE = np.float32(0.0), np.float32(1.0)
+ZERO, ONE, TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
+TANH_LIMIT, EIGHTH = np.float32(9.0), np.float32(0.125)  # beyond the limit the tangent is 1
+ABOVE_2, ABOVE_4 = np.float32(1 / 9), np.float32(1 / 945)
+BELOW_2, BELOW_4 = np.float32(4 / 9), np.float32(1 / 63)
 
 
 class Layers(NamedTuple):
@@ -39,6 +42,30 @@ class Layers(NamedTuple):
     relu: bool
 
 
+class Learned(NamedTuple):
+    """What a step changes, float32 [P] each: parameters and Adam's two moments."""
+
+    parameters: Float32Array
+    first_moment: Float32Array
+    second_moment: Float32Array
+
+
+@compiled
+def tanh(x: np.float32) -> np.float32:
+    """Hyperbolic tangent in float32, within 5e-7 of itself: of an eighth by a fraction, doubled.
+
+    The fraction is Pade's of order [5/4].
+    """
+    y = min(max(x, -TANH_LIMIT), TANH_LIMIT) * EIGHTH
+    square = y * y
+    above = y * (ONE + square * (ABOVE_2 + square * ABOVE_4))
+    below = ONE + square * (BELOW_2 + square * BELOW_4)
+    above, below = TWO * above * below, above * above + below * below
+    above, below = TWO * above * below, above * above + below * below
+    # Rounding may pass 1, where the slope would change its sign.
+    return min(max(TWO * above * below / (above * above + below * below), -ONE), ONE)
+
+
 @compiled_products
 def matrix(flat: Float32Array, start: int, rows: int, columns: int) -> Float32Array:
     """A part of a flat array as a matrix."""
@@ -50,11 +77,13 @@ def affine(
     layer: IntArray, parameters: Float32Array, features: Float32Array, target: Float32Array
 ) -> None:
     """What a layer makes of features [B, inputs], into `target` [B, outputs]."""
-    size = layer[OUTPUTS]
-    np.dot(features, matrix(parameters, layer[WEIGHTS], size, layer[INPUTS]).T, target)
+    inputs, size = layer[INPUTS], layer[OUTPUTS]
+    biases = parameters[layer[BIASES] : layer[BIASES] + size]
     for row in range(target.shape[0]):
         for j in range(size):
-            target[row, j] += parameters[layer[BIASES] + j]
+            target[row, j] = biases[j]
+    weights = parameters[layer[WEIGHTS] : layer[WEIGHTS] + inputs * size]
+    add_product(features, inputs, 1, weights, size, target, size, target.shape[0], size, inputs)
 
 
 @compiled_products
@@ -62,15 +91,42 @@ def affine_gradient(
     layer: IntArray, gradient: Float32Array, features: Float32Array, delta: Float32Array
 ) -> None:
     """Of a map whose outputs change the loss by `delta` [rows, outputs]."""
-    size = layer[OUTPUTS]
-    target = matrix(gradient, layer[WEIGHTS], size, layer[INPUTS])
-    np.dot(delta.T, features, target)
+    inputs, size, rows = layer[INPUTS], layer[OUTPUTS], delta.shape[0]
+    weights = gradient[layer[WEIGHTS] : layer[WEIGHTS] + inputs * size]
     biases = gradient[layer[BIASES] : layer[BIASES] + size]
+    for k in range(inputs * size):
+        weights[k] = ZERO
+    add_product(features, 1, inputs, delta, size, weights, size, inputs, size, rows)
     for j in range(size):
         biases[j] = ZERO
-    for row in range(delta.shape[0]):
+    for row in range(rows):
         for j in range(size):
             biases[j] += delta[row, j]
+
+
+@compiled_products
+def inputs_gradient(
+    layer: IntArray,
+    parameters: Float32Array,
+    delta: Float32Array,
+    turned: Float32Array,
+    target: Float32Array,
+) -> None:
+    """What inputs [rows, inputs] of a map change the loss by, added to `target`.
+
+    Args:
+        layer: of the map.
+        parameters: of the policy.
+        delta: [rows, outputs], what its outputs change the loss by.
+        turned: room for the map's weights.
+        target: [rows, inputs].
+    """
+    inputs, size = layer[INPUTS], layer[OUTPUTS]
+    weights = parameters[layer[WEIGHTS] : layer[WEIGHTS] + inputs * size]
+    for k in range(inputs):
+        for j in range(size):
+            turned[j * inputs + k] = weights[k * size + j]
+    add_product(delta, size, 1, turned, inputs, target, inputs, delta.shape[0], inputs, size)
 
 
 @compiled_products
@@ -95,6 +151,24 @@ def forward(
 
 
 @compiled_products
+def forward_all(
+    layers: Layers,
+    parameters: Float32Array,
+    inputs: Float32Array,
+    hidden: Float32Array,
+    outputs: Float32Array,
+    values: Float32Array,
+) -> None:
+    """Hidden values of all trunks, and what both heads make of the last ones."""
+    rows, trunks, last = inputs.shape[0], layers.trunks.shape[0], layers.trunks.shape[1] - 1
+    for trunk in range(trunks):
+        forward(layers, trunk, parameters, inputs, hidden)
+    width = layers.action[INPUTS]
+    affine(layers.action, parameters, matrix(hidden[0, last], 0, rows, width), outputs)
+    affine(layers.value, parameters, matrix(hidden[trunks - 1, last], 0, rows, width), values)
+
+
+@compiled_products
 def backward(
     layers: Layers,
     trunk: int,
@@ -103,6 +177,7 @@ def backward(
     inputs: Float32Array,
     hidden: Float32Array,
     deltas: Float32Array,
+    turned: Float32Array,
 ) -> None:
     """Gradients of a trunk whose last hidden values change the loss by what lies in `deltas[0]`."""
     rows, last = inputs.shape[0], layers.trunks.shape[1] - 1
@@ -124,5 +199,7 @@ def backward(
         else:
             before = layer[INPUTS]
             affine_gradient(layer, gradient, matrix(hidden[trunk, s - 1], 0, rows, before), delta)
-            weights = matrix(parameters, layer[WEIGHTS], size, before)
-            np.dot(delta, weights, matrix(deltas[(back + 1) % 2], 0, rows, before))
+            following = deltas[(back + 1) % 2]
+            for k in range(rows * before):
+                following[k] = ZERO
+            inputs_gradient(layer, parameters, delta, turned, matrix(following, 0, rows, before))

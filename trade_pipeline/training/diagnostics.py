@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from stable_baselines3.common.logger import KVWriter
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from trade_pipeline.simulator.actions import ACTION_KEYS, DIRECTIONS
@@ -20,7 +21,7 @@ from trade_pipeline.training.gradients import GradientNorms as GradientNorms
 # SB3's groups, which say nothing that the names do not; other groups stay part of a name.
 SB3_GROUPS = ("train", "rollout", "eval")
 ROLLOUT = ("ep_rew_mean", "ep_len_mean", "success_rate", "exploration_rate")
-FLUSH_SECONDS = 5  # TensorBoard's files are behind by no more
+FLUSH_SECONDS = 5  # TensorBoard's files are behind by no more, and a row
 
 # Thresholds of warnings, tried on healthy and on spoiled trainings of all algorithms.
 LAST_ROWS = 5  # one odd row is chance, or the first steps of a network
@@ -183,18 +184,32 @@ class TensorBoardWriter(KVWriter):
 
     def __init__(self, folder: str, diagnostics: Diagnostics) -> None:
         self.writer = SummaryWriter(folder, flush_secs=FLUSH_SECONDS)
+        self._waiting: tuple[int, list[Summary.Value]] = (0, [])
         diagnostics.follow(self._scalar)
 
     def _scalar(self, frames: int, name: str, value: float) -> None:
-        self.writer.add_scalar(_tag(name), value, frames)
+        # A row is one event: an event for each of its numbers would cost as much as the learning.
+        if frames != self._waiting[0]:
+            self._write_row()
+            self._waiting = (frames, [])
+        self._waiting[1].append(Summary.Value(tag=_tag(name), simple_value=value))
+
+    def _write_row(self) -> None:
+        frames, values = self._waiting
+        if values:
+            file: Any = self.writer.file_writer
+            file.add_summary(Summary(value=values), frames)
+        self._waiting = (frames, [])
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Nothing: what SB3's logger writes comes through `Diagnostics`."""
+        """Write the row that `Diagnostics` was told before; called by SB3's logger at its end."""
+        self._write_row()
 
     def close(self) -> None:
         """Write out what is waiting and close the file."""
+        self._write_row()
         self.writer.close()
 
 
@@ -242,7 +257,18 @@ def add_action_histograms(
             low, high = action["low"][number], action["high"][number]
             edges = np.linspace(low, high, 31)
             column = np.clip(column, low, high)
-        writer.add_histogram(tag, column, frames, bins=edges)
+        column = column.astype(np.float64)
+        writer.add_histogram_raw(
+            tag,
+            min=float(column.min()),
+            max=float(column.max()),
+            num=len(column),
+            sum=float(column.sum()),
+            sum_squares=float(np.square(column).sum()),
+            bucket_limits=edges.tolist(),
+            bucket_counts=[0, *np.histogram(column, edges)[0].tolist()],
+            global_step=frames,
+        )
 
 
 def warnings_of(diagnostics: Diagnostics, target_kl: float | None = None) -> dict[str, str]:

@@ -1,17 +1,24 @@
-"""SB3's PPO with an update that spends its time in the network, not around it.
+"""SB3's PPO that spends its time in the network, not around it.
 
-The same mathematics on the same minibatches as `stable_baselines3.PPO.train` (Schulman et al.
-2017); the rollout is flattened once, and a minibatch is one call. Start at `LeanPPO`.
+The same mathematics on the same minibatches as `stable_baselines3.PPO` (Schulman et al. 2017); a
+step of a rollout and a minibatch are one call each. Start at `LeanPPO`.
 """
 
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 
-from trade_pipeline.training.dense_update import DenseUpdate, is_dense
+from trade_pipeline.training.dense_policy import DensePolicy, alone, is_dense
+from trade_pipeline.training.dense_rollout import DenseRollout
+from trade_pipeline.training.dense_update import DenseUpdate
 from trade_pipeline.training.ppo_step import (
     INPUTS,
     AutogradUpdate,
@@ -24,11 +31,93 @@ from trade_pipeline.training.ppo_step import (
 class LeanPPO(PPO):
     """PPO for `sb3.ObservationTrunk` and feed-forward networks."""
 
+    _places: NDArray[np.int64] | None = None
+    _dense: DensePolicy | None = None
+    _gathered: DenseRollout | None = None
     _update: DenseUpdate | AutogradUpdate | None = None
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """Gather a rollout; False where the callback ends the training.
+
+        As SB3's, for feed-forward policies in compiled code.
+        """
+        if not is_dense(self.policy):
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        if self._dense is None or self._gathered is None:
+            self._dense = DensePolicy(self.policy)
+            self._gathered = DenseRollout(
+                self._dense,
+                self.policy.pi_features_extractor,
+                n_rollout_steps,
+                env.num_envs,
+                torch.get_num_threads(),
+            )
+        self._dense.adopt()
+        self._gathered.begin()
+        with alone(self._gathered.threads):
+            for step in range(n_rollout_steps):
+                if not self._take(step, env, callback, rollout_buffer, self._gathered):
+                    return False
+            last_values = self._gathered.values_of(self._last_obs)  # type: ignore[arg-type]
+        rollout_buffer.full = True
+        rollout_buffer.compute_returns_and_advantage(
+            torch.from_numpy(last_values),
+            self._last_episode_starts,  # type: ignore[arg-type]
+        )
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _take(
+        self,
+        step: int,
+        env: VecEnv,
+        callback: BaseCallback,
+        buffer: RolloutBuffer,
+        gathered: DenseRollout,
+    ) -> bool:
+        """One step of each environment into the buffer; False where the callback says so."""
+        seen: Any = self._last_obs
+        looked = gathered.look(seen, step)
+        if isinstance(self.action_space, spaces.Box):
+            actions = np.clip(looked.actions, self.action_space.low, self.action_space.high)
+        else:
+            actions = looked.actions.astype(np.int64)
+        after: Any
+        after, rewards, dones, infos = env.step(actions)
+        self.num_timesteps += env.num_envs
+        callback.update_locals({"actions": actions, "infos": infos, "dones": dones})
+        if not callback.on_step():
+            return False
+        self._update_info_buffer(infos, dones)
+        cut = [e for e in np.flatnonzero(dones) if infos[e].get("TimeLimit.truncated", False)]
+        if cut:
+            # An episode that was cut off would have gone on.
+            lasts = gathered.values([infos[e]["terminal_observation"] for e in cut])
+            rewards[cut] += self.gamma * lasts
+        observations: Any = buffer.observations
+        for name, values in seen.items():
+            observations[name][step] = values
+        buffer.actions[step] = looked.actions
+        buffer.rewards[step] = rewards
+        buffer.episode_starts[step] = self._last_episode_starts
+        buffer.values[step] = looked.values
+        buffer.log_probs[step] = looked.log_probs
+        self._last_obs, self._last_episode_starts = after, dones
+        return True
 
     def train(self) -> None:
         """Update the policy on the rollout that was gathered."""
-        self.policy.set_training_mode(True)
+        if self._dense is None:
+            self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         settings = StepSettings(
             clip_range=self.clip_range(self._current_progress_remaining),  # type: ignore[operator]
@@ -41,8 +130,8 @@ class LeanPPO(PPO):
         if self._update is None:
             samples = self.n_steps * self.n_envs
             self._update = (
-                DenseUpdate(self.policy, min(self.batch_size, samples), torch.get_num_threads())
-                if is_dense(self.policy)
+                DenseUpdate(self._dense, min(self.batch_size, samples), torch.get_num_threads())
+                if self._dense is not None
                 else AutogradUpdate(self.policy)
             )
         self._update.begin(self._rollout())
@@ -58,31 +147,39 @@ class LeanPPO(PPO):
         """What each epoch's minibatches gave; the last one is not taken where they went too far."""
         epochs: list[list[Step]] = []
         for _ in range(self.n_epochs):
-            epochs.append([])
             self._n_updates += 1
-            order = np.random.permutation(self.n_steps * self.n_envs)
-            for start in range(0, len(order), self.batch_size):
-                epochs[-1].append(update.step(order[start : start + self.batch_size], settings))
-                if not epochs[-1][-1].taken:
-                    return epochs
+            epochs.append(update.epoch(self._order(), self.batch_size, settings))
+            if not epochs[-1][-1].taken:
+                break
         return epochs
 
+    def _order(self) -> NDArray[np.int64]:
+        """The rollout's samples as SB3 shuffles them, which counts an environment's one by one."""
+        if self._places is None:
+            places = np.arange(self.n_steps * self.n_envs).reshape(self.n_steps, self.n_envs)
+            self._places = places.T.reshape(-1)
+        return np.random.permutation(self._places)
+
     def _rollout(self) -> dict[str, torch.Tensor]:
-        """The rollout's arrays as tensors, steps and environments in one axis, as SB3 has them."""
-        buffer = self.rollout_buffer
+        """The rollout's arrays as tensors [S * E, ...], one step after the other."""
 
         def flat(array: Any) -> torch.Tensor:
-            return torch.from_numpy(buffer.swap_and_flatten(array))
+            return torch.from_numpy(array).flatten(0, 1)
 
-        observations: Any = buffer.observations
-        seen = {name: flat(array) for name, array in observations.items()}
-        # Windows are gathered once, not in each of the epochs.
-        extractor: Any = self.policy.features_extractor
+        buffer: Any = self.rollout_buffer
+        if self._gathered is not None:
+            inputs = torch.from_numpy(self._gathered.inputs)
+        else:
+            # Windows are gathered once, not in each of the epochs.
+            extractor: Any = self.policy.features_extractor
+            inputs = extractor.inputs(
+                {name: flat(array) for name, array in buffer.observations.items()}
+            )
         rollout = {
             name: flat(getattr(buffer, name))
             for name in ("actions", "log_probs", "advantages", "returns")
         }
-        return {**rollout, INPUTS: extractor.inputs(seen)}
+        return {**rollout, INPUTS: inputs}
 
     def _log(self, steps: list[Step], log_ratios: Any, settings: StepSettings) -> None:
         """What SB3 records of an update; divergence and clipping are those of the last epoch."""
@@ -113,5 +210,5 @@ class LeanPPO(PPO):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
         """Only an episode that ended has anything to say."""
-        for e in np.flatnonzero(dones):
+        for e in np.flatnonzero(dones).tolist():
             self.ep_info_buffer.append(infos[e]["episode"])  # type: ignore[union-attr]

@@ -63,8 +63,25 @@ class AutogradUpdate:
         """Around steps: nothing to see to."""
         yield
 
-    def step(self, chosen: NDArray[np.int64], settings: StepSettings) -> Step:
-        """Learn from some samples of the rollout."""
+    def epoch(self, order: NDArray[np.int64], batch: int, settings: StepSettings) -> list[Step]:
+        """Learn from samples of the rollout, minibatch after minibatch.
+
+        Args:
+            order: rows of the rollout.
+            batch: samples of each minibatch but perhaps the last.
+            settings: of the loss.
+
+        Returns:
+            What each gave; the last one is not taken where the policy had moved too far.
+        """
+        steps: list[Step] = []
+        for start in range(0, len(order), batch):
+            steps.append(self._step(order[start : start + batch], settings))
+            if not steps[-1].taken:
+                break
+        return steps
+
+    def _step(self, chosen: NDArray[np.int64], settings: StepSettings) -> Step:
         rows = torch.from_numpy(chosen)
         # Indexing copies number by number.
         batch = {name: values.index_select(0, rows) for name, values in self._rollout.items()}

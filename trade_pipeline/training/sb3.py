@@ -52,6 +52,12 @@ class ObservationTrunk(BaseFeaturesExtractor):
         observation_space: `window` or `row`, and `account`.
         specification: of the network.
         features: float32 [T, C], scaled, where observations hold the row alone.
+
+    Attributes:
+        features: all of them, flat, where observations hold the row alone.
+        window: rows, W.
+        columns: C.
+        by_row: whether observations hold the row alone.
     """
 
     features: torch.Tensor
@@ -64,8 +70,8 @@ class ObservationTrunk(BaseFeaturesExtractor):
     ) -> None:
         super().__init__(observation_space, specification["hidden"][-1])
         self.trunk = Trunk(specification)
-        self._window, self._columns = specification["window"], specification["columns"]
-        self._by_row = features is not None
+        self.window, self.columns = specification["window"], specification["columns"]
+        self.by_row = features is not None
         if features is not None:
             # Copied: torch wants memory that may be written.
             flat = torch.from_numpy(np.array(features, np.float32).reshape(-1))
@@ -79,11 +85,11 @@ class ObservationTrunk(BaseFeaturesExtractor):
 
     def inputs(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
         """What the trunk's weights are applied to, [B, W * C + A]."""
-        if self._by_row:
-            columns = self._columns
-            windows = len(self.features) // columns - self._window + 1
-            every = self.features.as_strided((windows, self._window * columns), (columns, 1))
-            first = observations["row"][:, 0].long() - (self._window - 1)
+        if self.by_row:
+            columns = self.columns
+            windows = len(self.features) // columns - self.window + 1
+            every = self.features.as_strided((windows, self.window * columns), (columns, 1))
+            first = observations["row"][:, 0].long() - (self.window - 1)
             # RecurrentPPO fills sequences up with row 0, which it leaves out of its losses.
             window = every.index_select(0, first.clamp_min(0))
         else:

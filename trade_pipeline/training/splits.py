@@ -176,6 +176,6 @@ def _check_length(part: Rows, window: int, name: str, rows: int, embargo: int) -
         raise SplitError(
             f"{name} is too short for its window: of its {rows} rows the last {embargo} are "
             f"embargo, and the longest slice of the rest has {longest} rows, but a window of "
-            f"{window} needs {window + 2}. Widen the part, or shorten the window or the features' "
-            "lookback."
+            f"{window} needs {window + 2} for two decisions. Widen the part, or shorten the window "
+            "or the features' lookback."
         )

@@ -30,7 +30,7 @@ from trade_pipeline.training.action_spaces import action_specification, outputs_
 from trade_pipeline.training.callbacks import Progress, mean_episode_reward
 from trade_pipeline.training.checkpoint import Checkpoints
 from trade_pipeline.training.dataset import Dataset
-from trade_pipeline.training.dense_update import kernels
+from trade_pipeline.training.dense_policy import kernels
 from trade_pipeline.training.learning import Learning, Log, TrainingError
 from trade_pipeline.training.networks import network_specification, torch_threads
 from trade_pipeline.training.policy import DETERMINISTIC, Normalizer, write_policy
@@ -39,7 +39,7 @@ from trade_pipeline.training.specification import SAVE_EVERY_S
 
 __all__ = ["TrainedPolicy", "TrainingError", "train"]
 
-IMPLEMENTATION = 3
+IMPLEMENTATION = 4
 PACKAGES = (
     "torch",
     "stable-baselines3",

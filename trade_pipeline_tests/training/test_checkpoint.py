@@ -30,7 +30,7 @@ from trade_pipeline_tests.training.algorithms import (
     train_one,
 )
 
-LONG = 64_000  # frames: seconds, also on a quick machine
+LONG = 640_000  # frames: seconds, also on a quick machine
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -3,8 +3,14 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
+from trade_pipeline.backtest.bundle import figures, notes_of_dataset
+from trade_pipeline.backtest.engine import backtest
+from trade_pipeline.backtest.strategies import baseline
+from trade_pipeline.settings.baselines import EqualWeightBaseline
+from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.storage.bundles import BundleError
 from trade_pipeline.storage.location import ArtifactLocation
@@ -103,3 +109,57 @@ def test_features_newer_than_the_slices_are_refused() -> None:
     stale = replace(one, grids=one.grids[:1])
     with pytest.raises(SplitError, match=r"demo\.A\.1h: its features have bars"):
         build([stale], synthetic.experiment())
+
+
+def stored_as(given: SeriesInput, factor: float, unit: str) -> SeriesInput:
+    """The same market, as a source stores it that splits 1 to `factor` half-way."""
+    (grid,) = given.grids
+    split = pl.int_range(pl.len()) >= grid.height // 2
+    rate = pl.when(split).then(factor).otherwise(1.0)
+    prices = [pl.col(name) / rate for name in ("open", "high", "low", "close")]
+    stored = grid.with_columns(*prices, volume=pl.col("volume") * rate, adj_factor=rate)
+    if unit == "quote":
+        stored = stored.with_columns(volume=pl.col("volume") * pl.col("close"))
+    settings = given.settings.model_copy(update={"volume_unit": unit})
+    return SeriesInput(settings, [stored], given.features)
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+@pytest.mark.parametrize("unit", ["base", "shares", "quote"])
+def test_volume_counts_units_of_the_price_however_it_is_stored(factor: float, unit: str) -> None:
+    (one,) = synthetic.inputs(ONE, (400,))
+    experiment = synthetic.experiment()
+    usual, found = (build([given], experiment) for given in (one, stored_as(one, factor, unit)))
+    for name in ("open", "high", "low", "close", "volume"):
+        np.testing.assert_allclose(getattr(found, name), getattr(usual, name), rtol=1e-12)
+    # What an account does in it is the same, too: impact, participation, capacity.
+    environment = experiment.environment.model_dump(mode="json")
+    environment["actions"] = {"kind": "weights"}
+    environment["costs"] |= {
+        "slippage": {"kind": "impact", "bps": 1.0, "impact_bps": 30.0},
+        "participation": 0.02,
+    }
+    limited = EnvironmentSettings.model_validate(environment)
+    even = baseline(EqualWeightBaseline(kind="equal_weight"))
+    results = [backtest(data, data.segments, limited, even) for data in (usual, found)]
+    np.testing.assert_allclose(results[1].equity, results[0].equity, rtol=1e-9)
+    shares = [
+        figures(result, data)["capacity"]["values"]["largest_share"]
+        for result, data in zip(results, (usual, found), strict=True)
+    ]
+    assert shares[0] == pytest.approx(0.02)  # the cap binds: without it an order takes a bar's all
+    assert shares[1] == pytest.approx(shares[0])
+
+
+def test_units_are_told_where_they_are_not_the_sources(tmp_path: Path) -> None:
+    (one,) = synthetic.inputs(ONE, (400,))
+    plain = build([one], synthetic.experiment())
+    assert plain.units == ""
+    assert notes_of_dataset(plain)[0] == "1 instrument(s) in bars of 1h."
+    told = build([stored_as(one, 4.0, "quote")], synthetic.experiment())
+    read = load_dataset(write_dataset(told, ArtifactLocation(tmp_path, "staging/one")).location)
+    (first, *_) = notes_of_dataset(read)
+    assert "prices of demo.A.1h are adjusted" in first and "fees per share are too low" in first
+    assert "volumes of demo.A.1h, in quote currency, are divided by the close" in first
+    # A factor of 1 adjusts nothing.
+    assert build([stored_as(one, 1.0, "shares")], synthetic.experiment()).units == ""

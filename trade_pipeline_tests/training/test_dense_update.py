@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from trade_pipeline.settings.algorithm import MLPSettings
 from trade_pipeline.training.choices import ChoicesPolicy
+from trade_pipeline.training.dense_layers import tanh
+from trade_pipeline.training.dense_policy import DensePolicy
 from trade_pipeline.training.dense_update import DenseUpdate
 from trade_pipeline.training.networks import network_specification
 from trade_pipeline.training.ppo_step import INPUTS, AutogradUpdate, StepSettings
@@ -86,13 +88,15 @@ def test_steps_are_those_of_autograd(
     policy = policy_of(actions, shared, activation)
     other = deepcopy(policy)
     rollout = rollout_of(policy)
-    update, oracle = DenseUpdate(policy, 512, 1), AutogradUpdate(other)
+    update, oracle = DenseUpdate(DensePolicy(policy), 512, 1), AutogradUpdate(other)
     update.begin(rollout)
     oracle.begin(rollout)
     before = parameters_of(policy)
     order = np.random.default_rng(0).permutation(SAMPLES)
     for chosen in (order[:512], order[512:], order[:1] if not normalize else order[:2]):
-        found, expected = update.step(chosen, settings), oracle.step(chosen, settings)
+        (found,), (expected,) = (
+            one.epoch(chosen, len(chosen), settings) for one in (update, oracle)
+        )
         assert found[:3] == pytest.approx(expected[:3], rel=1e-5, abs=1e-6)
         np.testing.assert_allclose(found.log_ratios, expected.log_ratios, atol=3e-6)
         np.testing.assert_allclose(parameters_of(policy), parameters_of(other), atol=2e-6)
@@ -112,12 +116,12 @@ def test_threads_change_no_bit() -> None:
     found = []
     for threads in (1, 2):
         policy = policy_of(CHOICES, True, "tanh")
-        update = DenseUpdate(policy, SAMPLES, threads)
+        update = DenseUpdate(DensePolicy(policy), SAMPLES, threads)
         update.begin(rollout_of(policy))
         threads_before = torch.get_num_threads()
         with update.alone():
             for _ in range(5):
-                update.step(np.arange(SAMPLES), SETTINGS)
+                update.epoch(np.arange(SAMPLES), SAMPLES, SETTINGS)
         assert torch.get_num_threads() == threads_before
         found.append(parameters_of(policy))
     assert found[0].tobytes() == found[1].tobytes()
@@ -125,28 +129,57 @@ def test_threads_change_no_bit() -> None:
 
 def test_a_policy_that_moved_too_far_stays_as_it_is() -> None:
     policy = policy_of(CHOICES, True, "tanh")
-    update = DenseUpdate(policy, SAMPLES, 1)
+    update = DenseUpdate(DensePolicy(policy), SAMPLES, 1)
     update.begin(rollout_of(policy))
     before = parameters_of(policy)
-    assert not update.step(np.arange(SAMPLES), SETTINGS._replace(most_divergence=1e-6)).taken
+    every = np.arange(SAMPLES)
+    (step,) = update.epoch(every, SAMPLES, SETTINGS._replace(most_divergence=1e-6))
+    assert not step.taken
     assert parameters_of(policy).tobytes() == before.tobytes()
-    assert update.step(np.arange(SAMPLES), SETTINGS._replace(most_divergence=10.0)).taken
+    (step,) = update.epoch(every, SAMPLES, SETTINGS._replace(most_divergence=10.0))
+    assert step.taken
+
+
+def test_an_epoch_ends_where_the_policy_moved_too_far() -> None:
+    settings = SETTINGS._replace(most_divergence=1.0)
+    order, half = np.arange(SAMPLES), SAMPLES // 2
+    found = []
+    for samples in (order, order[:half]):
+        policy = policy_of(CHOICES, True, "tanh")
+        rollout = rollout_of(policy)
+        rollout["log_probs"][half:] += 3.0  # far from what the policy says of the second half
+        update = DenseUpdate(DensePolicy(policy), half, 1)
+        update.begin(rollout)
+        steps = update.epoch(samples, half, settings)
+        assert [step.taken for step in steps] == [True, False][: len(samples) // half]
+        update.end()
+        assert float(policy.optimizer.state_dict()["state"][0]["step"]) == 1
+        found.append(parameters_of(policy).tobytes())
+    assert found[0] == found[1]
 
 
 def test_a_restored_optimizer_goes_on_where_it_was() -> None:
     policy = policy_of(NUMBERS, True, "tanh")
     rollout = rollout_of(policy)
-    update = DenseUpdate(policy, SAMPLES, 1)
+    update = DenseUpdate(DensePolicy(policy), SAMPLES, 1)
     update.begin(rollout)
-    update.step(np.arange(SAMPLES), SETTINGS)
+    update.epoch(np.arange(SAMPLES), SAMPLES, SETTINGS)
     update.end()
     weights, state = deepcopy(policy.state_dict()), deepcopy(policy.optimizer.state_dict())
     update.begin(rollout)
-    update.step(np.arange(SAMPLES), SETTINGS)
+    update.epoch(np.arange(SAMPLES), SAMPLES, SETTINGS)
     again = policy_of(NUMBERS, True, "tanh")
     again.load_state_dict(weights)
     again.optimizer.load_state_dict(state)
-    restored = DenseUpdate(again, SAMPLES, 1)
+    restored = DenseUpdate(DensePolicy(again), SAMPLES, 1)
     restored.begin(rollout)
-    restored.step(np.arange(SAMPLES), SETTINGS)
+    restored.epoch(np.arange(SAMPLES), SAMPLES, SETTINGS)
     assert parameters_of(again).tobytes() == parameters_of(policy).tobytes()
+
+
+def test_tangents_are_those_of_float64() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 200_001), np.logspace(-9, 0, 10_001)])
+    found = np.array([tanh(value) for value in x.astype(np.float32)], np.float64)
+    expected = np.tanh(x.astype(np.float32).astype(np.float64))
+    np.testing.assert_allclose(found, expected, rtol=5e-7, atol=1e-12)
+    assert (np.abs(found) <= 1).all()

@@ -18,6 +18,7 @@ from trade_pipeline.pods_cli import pods
 from trade_pipeline.settings.project import Places
 from trade_pipeline.storage import archives, bundles
 from trade_pipeline.storage.location import ArtifactLocation, StorageError
+from trade_pipeline.strategies_cli import strategies
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Commands of trade_pipeline that are no asset."
@@ -26,6 +27,7 @@ bundle = typer.Typer(no_args_is_help=True, help="Bundles of the store.")
 app.add_typer(bundle, name="bundle")
 app.add_typer(indicators, name="indicators")
 app.add_typer(pods, name="pods")
+app.add_typer(strategies, name="strategies")
 
 StoreOption = Annotated[
     Path | None,
@@ -61,8 +63,7 @@ def verify(
 
     try:
         if _is_key(bundle, store):
-            key = ArtifactLocation(_folder(store), bundle)
-            index = importing.verify_stored(bundles.stored(key, version))
+            index = importing.verify_stored(bundles.find(_folder(store), bundle, version))
         else:
             with tempfile.TemporaryDirectory() as workplace:
                 index = importing.verify_stranger(Path(bundle), Path(workplace))
@@ -97,7 +98,7 @@ def export(
     from trade_pipeline.backtest.export.sources import is_report
 
     try:
-        location = bundles.stored(ArtifactLocation(_folder(store), key), version)
+        location = bundles.find(_folder(store), key, version)
         if all_trials and not (kind is Format.ZIP and is_report(location)):
             raise StorageError(f"{key}: --all-trials is for reports as zip; leave it out.")
         with archives.new_file(to, force) as target:
@@ -142,7 +143,7 @@ def to_mlflow(
 
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     try:
-        location = bundles.stored(ArtifactLocation(_folder(store), key), version)
+        location = bundles.find(_folder(store), key, version)
         sources = backtest_sources(location)
         logged = mlflow.log_backtest(sources, uri, experiment, round(time.time() * 1000))
     except (StorageError, ValueError) as error:
@@ -203,8 +204,7 @@ def prune(
     """Remove old versions of a bundle; the current one always stays."""
     try:
         location = ArtifactLocation(_folder(store), key)
-        if not location.path.is_dir():
-            raise StorageError(f"{location}: no such bundle; give its key, {KEY_EXAMPLE}.")
+        bundles.find(location.store, key)
         # What a promotion points to is in use, and promotions are the record of the final period.
         removed = bundles.prune(location, keep, pinned(location))
     except (StorageError, ValueError) as error:
@@ -231,7 +231,7 @@ def reproduce(
     from trade_pipeline.features.plugins.loading import load_plugins
 
     try:
-        location = bundles.stored(ArtifactLocation(_folder(store), key), version)
+        location = bundles.find(_folder(store), key, version)
         with _clean_folder(keep, location.store) as work:
             plugins = load_plugins(Places.from_environment(os.environ).indicator_files)
             done = rebuild(

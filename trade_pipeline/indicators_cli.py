@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from trade_pipeline.settings.base import parse_yaml
 from trade_pipeline.settings.project import Places
 
 indicators = typer.Typer(no_args_is_help=True, help="Indicators that a feature set may name.")
@@ -71,7 +72,7 @@ def _parameters(given: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise typer.BadParameter(f"{one!r} is not of the form key=value")
         try:
-            parameters[key] = yaml.safe_load(value)
+            parameters[key] = parse_yaml(value)
         except yaml.YAMLError as error:
             raise typer.BadParameter(f"{one!r}: the value is no YAML") from error
     return parameters

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from trade_pipeline.backtest.adhoc.request import parse_request
-from trade_pipeline.backtest.adhoc.request import resolve as resolve_request
+from trade_pipeline.backtest.adhoc.resolution import resolve as resolve_request
 from trade_pipeline.backtest.adhoc.run import AdhocBacktest
 from trade_pipeline.backtest.adhoc.run import run as run_adhoc
 from trade_pipeline.backtest.compare.differences import doubts, metric_differences
@@ -188,6 +188,9 @@ def compare(a: str, b: str, store: Path | str | None = None) -> pl.DataFrame:
     Raises:
         StorageError: one is not there, or is neither report nor backtest.
     """
+    for one in (a, b):
+        if not isinstance(one, str):
+            raise StorageError(f"compare: {one!r} is no key; give two such as 'aapl_ppo/report'.")
     folder = _places(None, store).store
     sides = load_side(folder, a), load_side(folder, b)
     for line in doubts(*sides):

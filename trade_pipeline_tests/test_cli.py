@@ -62,6 +62,25 @@ def test_a_bundle_that_is_not_there_is_an_error(tmp_path: Path, key: str, comman
     assert not (tmp_path / "out.zip").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("alone/polcy/base.f0.s0", f"Did you mean '{KEY}'?"),
+        ("zzz", f"Stored bundles: {KEY}."),
+    ],
+)
+@pytest.mark.parametrize("command", ["verify", "prune", "export", "mlflow", "reproduce"])
+def test_a_mistyped_key_is_answered_with_what_is_stored(
+    tmp_path: Path, command: str, key: str, hint: str
+) -> None:
+    committed(tmp_path, "{}")
+    more = ["--to", str(tmp_path / "out.zip")] if command == "export" else []
+    words = [command] if command == "reproduce" else ["bundle", command]
+    done = run(*words, key, "--store", str(tmp_path), *more)
+    assert done.exit_code == 1
+    assert f"{key}: no such bundle is stored in {tmp_path}. {hint}" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with two versions of a policy; the first is no longer current."""

@@ -12,6 +12,7 @@ import polars as pl
 
 from trade_pipeline.backtest.curve import Curve
 from trade_pipeline.backtest.engine import BacktestResult
+from trade_pipeline.backtest.open_trips import open_trips
 from trade_pipeline.backtest.report import content
 from trade_pipeline.backtest.report.page import render
 from trade_pipeline.evaluation.by_regime import by_regime
@@ -26,7 +27,7 @@ from trade_pipeline.storage.bundles import BundleReference, seal
 from trade_pipeline.storage.documents import write_json
 from trade_pipeline.storage.frames import write_frame
 from trade_pipeline.storage.location import ArtifactLocation, replacing
-from trade_pipeline.training.dataset import UNITS, Dataset
+from trade_pipeline.training.dataset import Dataset
 
 TABLES = ("equity", "orders", "fills", "trades")
 PERIOD_TABLES = ("years", "months", "rolling")
@@ -87,22 +88,23 @@ def write_backtest(
         write_frame(staging.child(f"{name}.parquet"), frame)
         with replacing(staging.child(f"{name}.csv")) as path:
             frame.write_csv(path)
-    trades = pl.concat([frames["trades"], tables.open_lots], how="diagonal")
+    still_open = _tagged(open_trips(tables, dataset, int(result.row[-1])), dataset)
     found = figures(result, dataset)
     write_json(staging.child("metrics.json"), found)
     write_json(staging.child("summary.json"), result.summary)
     page = content.ReportInput(
         title=title,
         curves=[
-            content.Curve(result.name, "trial", result.ts, result.equity),
+            content.Curve(result.name, "policy", result.ts, result.equity),
             *(content.Curve(one.name, "baseline", one.ts, one.equity) for one in baselines),
         ],
         leaderboard=pl.DataFrame(),
         prices=prices_of(dataset, int(result.row[0]), int(result.row[-1])),
-        trips=trades,
+        trips=pl.concat([frames["trades"], still_open], how="diagonal"),
+        financing=float(result.summary["financing"]),
         metrics={result.name: found} | {one.name: figures(one, dataset) for one in baselines},
         provenance=dict(provenance),
-        notes=[*notes, *_notes(result, dataset)],
+        notes=list(dict.fromkeys([*notes, *_notes(result, dataset)])),
         months=frames["months"],
         rolling=frames["rolling"],
         exposure=(result.ts[1:], result.exposure),
@@ -240,10 +242,12 @@ def prices_of(dataset: Dataset, first: int, last: int) -> dict[str, Any]:
 
 def notes_of_dataset(dataset: Dataset) -> list[str]:
     """What a reader must know of the data and the rules to read the figures right."""
+    units = f"; {dataset.units}" if dataset.units else ""
     return [
-        f"{len(dataset.instruments)} instrument(s) in bars of {dataset.timeframe}; {UNITS}.",
+        f"{len(dataset.instruments)} instrument(s) in bars of {dataset.timeframe}{units}.",
         "Decisions on a bar's close fill at the next open, with fee and slippage. Positions close "
-        "with cost where a slice ends, but stay open, marked at the last close, at the very end.",
+        "with cost where a slice ends before a gap in the data; at the end of each test part, or "
+        "of the range asked for, they stay open, marked at its last close without exit costs.",
         "The first decision needs a full window of bars: a curve begins that many bars after its "
         "test part does.",
     ]
@@ -260,6 +264,4 @@ def _notes(result: BacktestResult, dataset: Dataset) -> list[str]:
             f"In {summary['ambiguous_bars']} bar(s) the order of events inside the bar is "
             "unknown; the worse one is assumed."
         )
-    if summary["terminated"]:
-        said.append("The account was ruined: its equity reached zero and trading stopped.")
-    return [*said, *notes_of_dataset(dataset)]
+    return [*said, *result.mishaps, *notes_of_dataset(dataset)]

@@ -16,6 +16,8 @@ from trade_pipeline.backtest import leaderboard
 from trade_pipeline.backtest.bundle import figures_of
 from trade_pipeline.backtest.curve import Curve, part_scales, stitch
 from trade_pipeline.backtest.engine import backtest
+from trade_pipeline.backtest.open_trips import open_trips
+from trade_pipeline.backtest.rules import lowered_leverage, too_few_bars
 from trade_pipeline.backtest.sensitivity import Run
 from trade_pipeline.backtest.strategies import PolicyStrategy, baseline
 from trade_pipeline.backtest.trial import PROVENANCE
@@ -30,7 +32,8 @@ from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.policy import PolicyRunner
 from trade_pipeline.training.regimes import with_regimes
 
-MONEY = ("quantity", "gross", "fee", "net")  # columns of trades that grow with the account
+# Columns of trades that grow with the account.
+MONEY = ("quantity", "gross", "fee", "net", "realised", "unrealised")
 
 
 class StoredTrial(NamedTuple):
@@ -118,14 +121,14 @@ def policies(
 
 def baselines(
     experiment: ExperimentSettings, dataset: Dataset, origin: str
-) -> tuple[list[Contender], dict[str, list[Run]]]:
+) -> tuple[list[Contender], dict[str, list[Run]], list[str]]:
     """Each baseline on the same test parts, window and costs as the first variant.
 
     Returns:
-        The baselines, and by name how to run them again.
+        The baselines, by name how to run them again, and which could never decide and why.
     """
     environment = first_environment(experiment)
-    contenders, runs = [], {}
+    contenders, runs, notes = [], {}, []
     for settings in experiment.baselines:
         strategy = baseline(settings)
         runs[strategy.name] = [Run(dataset, fold.test, strategy) for fold in dataset.folds]
@@ -133,10 +136,14 @@ def baselines(
             Curve.of(backtest(dataset, run.part, environment, strategy, origin))
             for run in runs[strategy.name]
         ]
+        tests = [fold.test for fold in dataset.folds]
+        short_of_bars = too_few_bars(strategy, dataset, tests, environment.window)
+        lowered = lowered_leverage(strategy, len(dataset.instruments), environment)
+        notes += [one for one in (short_of_bars, lowered) if one is not None]
         curves = {0: stitch(parts)}
         figures = _figures(curves, dataset)
         contenders.append(Contender(strategy.name, "baseline", curves, figures))
-    return contenders, runs
+    return contenders, runs, notes
 
 
 def first_environment(experiment: ExperimentSettings) -> EnvironmentSettings:
@@ -166,17 +173,18 @@ def runs_of(trials: Sequence[StoredTrial], dataset: Dataset) -> list[Run]:
     return runs
 
 
-def trips_of(trials: Sequence[StoredTrial]) -> pl.DataFrame:
+def trips_of(trials: Sequence[StoredTrial], dataset: Dataset) -> pl.DataFrame:
     """Trades of a variant's folds, one part after the other, in the money of the stitched curve.
 
-    What was open at the end of a part follows it, without exit and net.
+    What was open at the end of a part follows it, as `open_trips` has it.
     """
-    scales = part_scales([Curve.stored(one.backtest) for one in trials])
+    curves = [Curve.stored(one.backtest) for one in trials]
     parts = []
-    for one, scale in zip(trials, scales, strict=True):
+    for one, curve, scale in zip(trials, curves, part_scales(curves), strict=True):
         closed = read_frame(one.backtest.child("trades.parquet"))
-        still_open = match_fills(read_frame(one.backtest.child("fills.parquet"))).open_lots
-        both = pl.concat([closed, still_open.drop("entry_fill")], how="diagonal")
+        tables = match_fills(read_frame(one.backtest.child("fills.parquet")))
+        last = int(np.searchsorted(dataset.close_ts, curve.close_ts[-1]))
+        both = pl.concat([closed, open_trips(tables, dataset, last)], how="diagonal")
         parts.append(both.with_columns(pl.col(MONEY) * scale))
     return pl.concat(parts)
 

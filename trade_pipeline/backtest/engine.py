@@ -37,7 +37,7 @@ from trade_pipeline.simulator.recording import Recorder
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.splits import Rows, SplitError, long_enough
 
-IMPLEMENTATION = 3
+IMPLEMENTATION = 4
 TIME = pl.Datetime("ms", "UTC")
 ORDER_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "time": TIME,
@@ -79,6 +79,23 @@ class BacktestResult:
     orders: pl.DataFrame
     fills: pl.DataFrame
     summary: dict[str, Any]
+
+    @property
+    def mishaps(self) -> tuple[str, ...]:
+        """What a reader must know of how it went: sentences."""
+        said = []
+        if liquidated := self.summary["fills"]["liquidation"]:
+            said.append(
+                f"{liquidated} position(s) of {self.name} were liquidated for want of margin. Who "
+                "still wants one orders it again on that bar's close: a signal of a rule does, as "
+                "long as it stands."
+            )
+        if self.summary["terminated"]:
+            said.append(
+                f"The account of {self.name} was ruined: its equity reached zero and trading "
+                "stopped."
+            )
+        return tuple(said)
 
     def equity_frame(self) -> pl.DataFrame:
         """One row a value of `equity`; the first has traded nothing."""

@@ -27,7 +27,7 @@ from trade_pipeline.backtest.contenders import (
 )
 from trade_pipeline.backtest.plugins.installed import strategy_versions
 from trade_pipeline.backtest.report import page
-from trade_pipeline.backtest.report.content import Curve, ReportInput
+from trade_pipeline.backtest.report.content import Curve, Fold, ReportInput
 from trade_pipeline.backtest.report.pictures import equity_png
 from trade_pipeline.backtest.rules import IMPLEMENTATION as RULES_IMPLEMENTATION
 from trade_pipeline.backtest.sensitivity import Run, sensitivity
@@ -44,8 +44,9 @@ from trade_pipeline.storage.frames import read_frame, write_frame
 from trade_pipeline.storage.location import ArtifactLocation, replacing
 from trade_pipeline.training.dataset import Dataset, load_dataset
 from trade_pipeline.training.ledger import trials_tried
+from trade_pipeline.training.splits import Rows
 
-IMPLEMENTATION = 2
+IMPLEMENTATION = 3
 PAGE, METRICS, PROVENANCE = "report.html", "metrics.json", "provenance.json"
 SIGNIFICANCE, SENSITIVITY = "significance.json", "sensitivity.parquet"
 SPREAD = ("sharpe", "total_return", "max_drawdown", "turnover", "trades")
@@ -83,7 +84,7 @@ def write_report(
     dataset = load_dataset(bundles.current(home))
     stored = stored_trials(store, name, experiment, dataset.version)
     trained = policies(experiment, stored, dataset)
-    rules, runs = baselines(experiment, dataset, name)
+    rules, runs, idle = baselines(experiment, dataset, name)
     contenders = [*trained, *rules]
     significance = _significance(store, name, trained, dataset)
     shown = trained[0]
@@ -118,10 +119,12 @@ def write_report(
         curves=_page_curves(contenders),
         leaderboard=table.drop("experiment"),
         prices=prices_of(dataset, *_test_rows(dataset)),
-        trips=trips_of(trials),
+        trips=trips_of(trials, dataset),
+        financing=curve.financing,
+        folds=_folds(dataset, trials),
         metrics={one.name: one.figures[one.seed] for one in contenders},
         provenance=_shown(provenance),
-        notes=[*said, *_deflation_notes(significance), *notes_of_dataset(dataset)],
+        notes=[*said, *idle, *_deflation_notes(significance), *notes_of_dataset(dataset)],
         months=by_month(*given, *yearly),
         rolling=rolling(*given, ROLLING_DAYS, *yearly),
         exposure=(curve.close_ts[1:], curve.exposure),
@@ -262,6 +265,21 @@ def _page_curves(contenders: Sequence[Contender]) -> list[Curve]:
             if seed != one.seed
         ]
     return curves
+
+
+def _folds(dataset: Dataset, trials: Sequence[StoredTrial]) -> list[Fold]:
+    """Times of the folds behind a stitched curve."""
+
+    def ends(rows: Rows) -> tuple[int, int]:
+        return int(dataset.ts[rows[0, 0]]), int(dataset.ts[rows[-1, 1] - 1])
+
+    found = []
+    for one in trials:
+        fold = dataset.folds[one.trial.fold]
+        closes = read_frame(one.backtest.child("equity.parquet"))["time"].dt.epoch("ms")
+        curve = int(closes[0]), int(closes[-1])
+        found.append(Fold(ends(fold.train), ends(fold.validation), ends(fold.test), curve))
+    return found
 
 
 def _test_rows(dataset: Dataset) -> tuple[int, int]:

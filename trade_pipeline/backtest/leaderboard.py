@@ -4,14 +4,15 @@ The median, never the best: a row carries the seed in the middle with the worst 
 beside it. Start at `row` and `table`; `combine` reads finished reports.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from trade_pipeline.backtest.report.figures import NOTHING, number, percent
 from trade_pipeline.storage import bundles, layout
-from trade_pipeline.storage.frames import read_frame
+from trade_pipeline.storage.frames import StorageError, read_frame
 
 IMPLEMENTATION = 2
 MEMBER = "leaderboard.parquet"
@@ -106,14 +107,28 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     )
 
 
-def combine(store: Path, experiments: Sequence[str]) -> pl.DataFrame:
-    """Rows of every experiment that has a report."""
-    frames = [pl.DataFrame(schema=SCHEMA)]
+class Combined(NamedTuple):
+    """Rows of all reports that can be read, and a sentence for each that cannot."""
+
+    table: pl.DataFrame
+    broken: list[str]
+
+
+def combine(store: Path, experiments: Sequence[str]) -> Combined:
+    """Rows of every experiment that has a report; one that is broken takes only its own."""
+    frames, broken = [pl.DataFrame(schema=SCHEMA)], []
     for name in experiments:
         home = layout.experiment_bundle(store, name, "report")
-        if bundles.current_version(home) is not None:
+        try:
+            if bundles.current_version(home) is None:
+                continue
             frames.append(read_frame(bundles.current(home).child(MEMBER)))
-    return table(pl.concat(frames, how="diagonal").to_dicts())
+        except StorageError as error:
+            broken.append(
+                f"{name}/report is left out of the leaderboard, as it cannot be read: {error} "
+                f"Materialize {name}/report again."
+            )
+    return Combined(table(pl.concat(frames, how="diagonal").to_dicts()), broken)
 
 
 def markdown(frame: pl.DataFrame) -> str:
@@ -134,30 +149,30 @@ def markdown(frame: pl.DataFrame) -> str:
                 [
                     one["experiment"],
                     one["name"] if one["kind"] == "policy" else f"{one['name']} (baseline)",
-                    _ranged(one, "sharpe", "{:.2f}"),
+                    _ranged(one, "sharpe", number),
                     _deflated(one),
-                    _ranged(one, "total_return", "{:.1%}"),
-                    _text(one["max_drawdown"], "{:.1%}"),
-                    _text(one["trades"], "{}"),
+                    _ranged(one, "total_return", percent),
+                    _text(one["max_drawdown"], percent),
+                    _text(one["trades"], number),
                 ]
             )
         )
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _ranged(one: Mapping[str, Any], key: str, form: str) -> str:
-    middle = _text(one[key], form)
+def _ranged(one: Mapping[str, Any], key: str, write: Callable[[float], str]) -> str:
+    middle = _text(one[key], write)
     if one["kind"] != "policy":
         return middle
-    return f"{middle} ({_text(one[f'{key}_min'], form)} to {_text(one[f'{key}_max'], form)})"
+    return f"{middle} ({_text(one[f'{key}_min'], write)} to {_text(one[f'{key}_max'], write)})"
 
 
 def _deflated(one: Mapping[str, Any]) -> str:
     """A probability, with how many trials it takes into account."""
     if one["deflated_sharpe"] is None:
-        return _text(None, "")
-    return f"{one['deflated_sharpe']:.1%} ({one['trials_tried']} trials)"
+        return NOTHING
+    return f"{percent(one['deflated_sharpe'])} ({one['trials_tried']} trials)"
 
 
-def _text(value: Any, form: str) -> str:
-    return "–" if value is None else form.format(value)
+def _text(value: float | None, write: Callable[[float], str]) -> str:
+    return NOTHING if value is None else write(value)

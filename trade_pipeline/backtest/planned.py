@@ -78,6 +78,7 @@ def trade_plan(
             np.ascontiguousarray(plan.hold[piece], np.bool_),
             _distances(plan.stop_fraction, piece),
             _distances(plan.take_fraction, piece),
+            _distances(plan.band, piece),
             rules,
             orders,
             account.balances,
@@ -119,7 +120,7 @@ def _check(plan: Plan, shape: tuple[int, int], first: int, end: int) -> None:
 
 
 def _distances(fractions: FloatArray | None, piece: slice) -> FloatArray:
-    """Stops or takes of some rows, [n, N], or [0, 0] where there are none at all."""
+    """Stops, takes or bands of some rows, [n, N], or [0, 0] where there are none at all."""
     if fractions is None:
         return np.zeros((0, 0))
     return np.ascontiguousarray(fractions[piece], np.float64)
@@ -132,11 +133,22 @@ def _is_kept(weight: float, quantity: float) -> bool:
 
 
 @compiled
+def _is_near(
+    weight: float, worth: float, equity: float, bands: FloatArray, step: int, n: int
+) -> bool:
+    """Whether the weight of a position is within the band; without a band it always is."""
+    if bands.shape[0] == 0:
+        return True
+    return not abs(weight - worth / equity) > bands[step, n] * abs(weight)
+
+
+@compiled
 def _trade_rows(
     weights: FloatArray,
     hold: BoolArray,
     stops: FloatArray,
     takes: FloatArray,
+    bands: FloatArray,
     rules: Rules,
     orders: Orders,
     balances: Any,
@@ -160,15 +172,19 @@ def _trade_rows(
             return step
         asks = False
         for n in range(instruments):
-            keeps = hold[step, n] & _is_kept(weights[step, n], held[n].quantity)
-            asks |= (not keeps) & ((weights[step, n] != 0.0) | (held[n].quantity != 0.0))
+            weight, quantity = weights[step, n], held[n].quantity
+            keeps = hold[step, n] & _is_kept(weight, quantity)
+            if keeps:
+                worth = quantity * bars[row[0], n].close
+                keeps = _is_near(weight, worth, balance.equity, bands, step, n)
+            orders.hold[0, n] = keeps
+            asks |= (not keeps) & ((weight != 0.0) | (quantity != 0.0))
         if (not asks) and pass_bar(balance, held, rules, bars, row[0]):
             row[0] += 1
             record_state(record, step, balance, held, bars, row[0])
             continue
         for n in range(instruments):
             orders.target_weight[0, n] = weights[step, n]
-            orders.hold[0, n] = hold[step, n] & _is_kept(weights[step, n], held[n].quantity)
             orders.stop_fraction[0, n] = stops[step, n] if stops.shape[0] > 0 else np.nan
             orders.take_fraction[0, n] = takes[step, n] if takes.shape[0] > 0 else np.nan
         record_orders(record, orders, held, row[0])

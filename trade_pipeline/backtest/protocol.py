@@ -36,17 +36,23 @@ class Plan(NamedTuple):
         stop_fraction: float64 [T, N] stop distance as a fraction of the entry, NaN for none; None
             is no stop at all.
         take_fraction: float64 [T, N] likewise for the take-profit.
+        band: float64 [T, N] a position is only kept while its weight, at the close, is off by at
+            most this share of the row's weight; NaN, or None at all: however far off it is.
     """
 
     weights: NDArray[np.float64]
     hold: NDArray[np.bool_]
     stop_fraction: NDArray[np.float64] | None = None
     take_fraction: NDArray[np.float64] | None = None
+    band: NDArray[np.float64] | None = None
 
-    def orders(self, row: int, account: Account) -> Orders:
-        """The orders [1, N] of a row for what one account holds."""
+    def orders(self, row: int, account: Account, close: NDArray[np.float64]) -> Orders:
+        """The orders [1, N] of a row for what one account holds, at closes [N]."""
         weights, held = self.weights[row], account.quantity[0]
         keeps = self.hold[row] & (held != 0) & (weights * held >= 0)
+        if self.band is not None:
+            off = np.abs(weights - held * close / account.equity[0])
+            keeps &= ~(off > self.band[row] * np.abs(weights))  # kept where the band is NaN
         none = np.full((1, len(held)), np.nan)
         stop, take = self.stop_fraction, self.take_fraction
         return Orders(
@@ -81,10 +87,11 @@ class PlannedRule(ABC):
     def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
         """Decide on every row."""
         self._plan = self.decide(dataset, environment)
+        self._close = dataset.close
 
     def orders(self, row: int, account: Account) -> Orders:
         """The plan's orders."""
-        return self._plan.orders(row, account)
+        return self._plan.orders(row, account, self._close[row])
 
     def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
         """What was decided."""

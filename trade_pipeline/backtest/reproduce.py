@@ -35,7 +35,7 @@ from trade_pipeline.training import recipe as recipes
 from trade_pipeline.training import regimes, task, trainer
 from trade_pipeline.training.assemble import assemble_dataset
 from trade_pipeline.training.callbacks import Progress
-from trade_pipeline.training.dense_update import KERNELS, kernels
+from trade_pipeline.training.dense_policy import KERNELS, kernels
 from trade_pipeline.training.recipe import Recipe
 from trade_pipeline.training.specification import specification
 
@@ -343,7 +343,7 @@ class _Rebuild:
     def _same_versions(self, recorded: Mapping[str, str]) -> None:
         """Packages first, then Python: an interpreter seldom changes a number."""
         packages = {name: text for name, text in recorded.items() if name != "python"}
-        known = kernels() if KERNELS & packages.keys() else {}
+        known = kernels() if KERNELS in packages else {}
         now = {name: known.get(name) or _installed(name) for name in packages}
         self._same("package", packages, now)
         self._same("", {"python": recorded.get("python")}, {"python": python_version()})

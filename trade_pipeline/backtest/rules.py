@@ -6,7 +6,7 @@ where that is lower, is spread evenly over the instruments where nothing else is
 `RULES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from trade_pipeline.backtest.crossing import find_above
 from trade_pipeline.backtest.plugins.installed import StrategyError
-from trade_pipeline.backtest.protocol import Plan, PlannedRule
+from trade_pipeline.backtest.protocol import Plan, PlannedRule, Strategy
 from trade_pipeline.backtest.signals import (
     find_breakouts,
     find_reversals,
     find_rsi,
     find_volatility,
-    follow,
 )
 from trade_pipeline.settings.baselines import (
     Baseline,
@@ -38,17 +37,24 @@ from trade_pipeline.settings.baselines import (
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.simulator.actions import mapping_for
 from trade_pipeline.training.dataset import Dataset
+from trade_pipeline.training.splits import Rows, long_enough
 
-IMPLEMENTATION = 1
+IMPLEMENTATION = 2
 # Averages are compared in whole ticks of this part of a price: sums of floats tie by accident.
 TICKS_PER_UNIT = 1e8
 
 
 class Rule(PlannedRule):
-    """A rule with settings, by whose label reports call it."""
+    """A rule with settings, by whose label reports call it.
 
-    def __init__(self, settings: Baseline) -> None:
+    Args:
+        settings: its parameters.
+        bars_needed: gap-free bars up to the one it decides on; with fewer it is flat.
+    """
+
+    def __init__(self, settings: Baseline, bars_needed: int = 1) -> None:
         self.name = settings.label
+        self.bars_needed = bars_needed
         self._short = getattr(settings, "short", False)
 
     def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
@@ -109,7 +115,7 @@ class SmaCross(Rule):
     """Long while the fast average of closes is above the slow one, otherwise flat."""
 
     def __init__(self, settings: SmaCrossBaseline) -> None:
-        super().__init__(settings)
+        super().__init__(settings, bars_needed=settings.slow)
         self._settings = settings
 
     def decide(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
@@ -125,7 +131,7 @@ class Donchian(Rule):
     """Follows breaks of the range of earlier bars (Donchian's channel, closes against extremes)."""
 
     def __init__(self, settings: DonchianBaseline) -> None:
-        super().__init__(settings)
+        super().__init__(settings, bars_needed=max(settings.entry, settings.exit) + 1)
         self._settings = settings
 
     def decide(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
@@ -150,7 +156,7 @@ class RsiReversion(Rule):
     """Buys what fell and sells what rose, by Wilder's relative strength index."""
 
     def __init__(self, settings: RsiReversionBaseline) -> None:
-        super().__init__(settings)
+        super().__init__(settings, bars_needed=settings.period + 1)
         self._settings = settings
 
     def decide(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
@@ -171,7 +177,7 @@ class Momentum(Rule):
     """
 
     def __init__(self, settings: MomentumBaseline) -> None:
-        super().__init__(settings)
+        super().__init__(settings, bars_needed=settings.lookback + settings.skip + 1)
         self._settings = settings
 
     def decide(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
@@ -194,44 +200,47 @@ class VolatilityTarget(Rule):
     """
 
     def __init__(self, settings: VolatilityTargetBaseline) -> None:
-        super().__init__(settings)
+        super().__init__(settings, bars_needed=settings.window + 1)
         self._settings = settings
+        self.max_leverage = settings.max_leverage
 
     def decide(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
-        """The weight of each row where the one held is too far off."""
+        """The weight of each row, which a position may be off by the band."""
         chosen, count = self._settings, len(dataset.instruments)
-        deviation = _volatility(dataset, chosen.window, 1)
+        deviation = _volatility(dataset, chosen.window)
         annual = deviation * np.sqrt(dataset.bars_per_year)
         most = min(chosen.max_leverage, environment.max_leverage)
         with np.errstate(divide="ignore"):
             scaled = np.minimum(chosen.target / annual, most) / count
-        wanted = np.where(deviation > 0, np.minimum(scaled, environment.largest_position), np.nan)
-        return _followed(wanted, dataset, chosen.band)
+        moved = deviation > 0
+        wanted = np.where(moved, np.minimum(scaled, environment.largest_position), 0.0)
+        return Plan(wanted, np.ones_like(moved), band=np.where(moved, chosen.band, np.nan))
 
 
 class InverseVolatility(Rule):
     """Weights proportional to one over volatility, set anew every so many bars.
 
-    They add up to all equity, or the leverage cap where that is lower. Where an instrument did not
-    move in the window, all weights stay as they are until the next rebalancing.
+    They add up to all equity, or the leverage cap where that is lower. What is flat is bought on
+    any row. Where an instrument did not move in the window, all positions stay as they are.
     """
 
     def __init__(self, settings: InverseVolatilityBaseline) -> None:
-        super().__init__(settings)
+        super().__init__(settings, bars_needed=settings.window + 1)
         self._settings = settings
 
     def decide(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
-        """The weights of rows on which they are set."""
+        """The weights of each row; what is held is kept but for rows on which they are set."""
         chosen = self._settings
-        deviation = _volatility(dataset, chosen.window, chosen.rebalance)
-        moved = (deviation > 0).all(axis=1)
-        inverse = np.full(deviation.shape, np.nan)
+        deviation = _volatility(dataset, chosen.window)
+        moved = np.asarray((deviation > 0).all(axis=1))
+        inverse = np.zeros(deviation.shape)
         inverse[moved] = 1.0 / deviation[moved]
-        total = np.zeros(len(dataset.ts))
+        total = np.where(moved, 0.0, 1.0)
         for n in range(len(dataset.instruments)):  # in this order, whatever numpy's own would be
             total += inverse[:, n]
         wanted = inverse / total[:, None] * min(1.0, environment.max_leverage)
-        return _followed(np.minimum(wanted, environment.largest_position), dataset, 0.0)
+        keeps = ~_set_anew(dataset, moved, chosen.window, chosen.rebalance) | ~moved[:, None]
+        return Plan(np.minimum(wanted, environment.largest_position), keeps)
 
 
 RULES: Mapping[type[Baseline], Any] = {
@@ -246,6 +255,50 @@ RULES: Mapping[type[Baseline], Any] = {
     EqualWeightBaseline: EqualWeight,
     InverseVolatilityBaseline: InverseVolatility,
 }
+
+
+def too_few_bars(
+    strategy: Strategy, dataset: Dataset, parts: Iterable[Rows], window: int
+) -> str | None:
+    """Why a rule that ships can never decide on some rows; None where it can, or is no rule.
+
+    Args:
+        strategy: who would decide.
+        dataset: its segments say how far back a decision may look.
+        parts: int64 [K, 2] rows [a, b) each, that are traded.
+        window: rows of an observation; shorter slices are left out.
+    """
+    if not isinstance(strategy, Rule):
+        return None
+    starts = dataset.segments[:, 0]
+    seen = [
+        # The last decision is on the close of the bar before the last one, which fills it.
+        int(b) - 1 - int(starts[np.searchsorted(starts, a, side="right") - 1])
+        for part in parts
+        for a, b in long_enough(part, window)
+    ]
+    most = max(seen, default=0)
+    if most >= strategy.bars_needed:
+        return None
+    return (
+        f"{strategy.name} needs {strategy.bars_needed:,} bars without a gap up to the one it "
+        f"decides on, but there are {most:,} at most, so it stays flat."
+    )
+
+
+def lowered_leverage(
+    strategy: Strategy, instruments: int, environment: EnvironmentSettings
+) -> str | None:
+    """That a rule asks for more leverage than it can get; None where it does not."""
+    if not isinstance(strategy, VolatilityTarget):
+        return None
+    most = min(environment.max_leverage, environment.largest_position * instruments)
+    if strategy.max_leverage <= max(1.0, most):
+        return None
+    return (
+        f"{strategy.name} may take {strategy.max_leverage:g} times equity, but the environment "
+        f"caps it at {most:g}; raise environment.max_leverage and max_position."
+    )
 
 
 def _share(dataset: Dataset, environment: EnvironmentSettings) -> float:
@@ -264,25 +317,31 @@ def _held_sides(side: NDArray[Any], dataset: Dataset, environment: EnvironmentSe
     return Plan(side * _share(dataset, environment), side != 0)
 
 
-def _volatility(dataset: Dataset, window: int, every: int) -> NDArray[np.float64]:
+def _volatility(dataset: Dataset, window: int) -> NDArray[np.float64]:
     """Standard deviation [T, N] of returns a bar; NaN on rows that have none."""
     close = _loaded(dataset.close)
     returns = np.zeros(close.shape[::-1])
     returns[:, 1:] = (close[1:] / close[:-1] - 1.0).T
     deviation = np.full(close.shape, np.nan)
     for a, b in dataset.segments.tolist():
-        find_volatility(returns[:, a:b], window, every, deviation[a:b])
+        find_volatility(returns[:, a:b], window, deviation[a:b])
     return deviation
 
 
-def _followed(wanted: NDArray[np.float64], dataset: Dataset, band: float) -> Plan:
-    """Orders [T, N] that follow weights within each gap-free stretch, flat before the first."""
-    close, traded = _loaded(dataset.close), np.array(dataset.traded, np.bool_)
-    weights, hold = np.zeros(close.shape), np.zeros(close.shape, np.bool_)
+def _set_anew(
+    dataset: Dataset, moved: NDArray[np.bool_], window: int, every: int
+) -> NDArray[np.bool_]:
+    """Rows [T, N] of every so many, and those after until a bar trades on which it could fill."""
+    traded = np.cumsum(dataset.traded, axis=0)
+    found = np.zeros(traded.shape, np.bool_)
     for a, b in dataset.segments.tolist():
-        held = np.zeros(close.shape[1])
-        follow(wanted[a:b], close[a:b], traded[a:b], band, held, weights[a:b], hold[a:b])
-    return Plan(weights, hold)
+        due = np.arange(a + window, b, every)
+        due = due[moved[due]]
+        if len(due):
+            rows = np.arange(due[0], b)
+            last = due[np.searchsorted(due, rows, side="right") - 1]
+            found[rows] = traded[rows] == traded[last]
+    return found
 
 
 def _loaded(prices: NDArray[np.float64]) -> NDArray[np.float64]:

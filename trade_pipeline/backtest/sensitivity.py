@@ -57,15 +57,20 @@ class BarLater:
     def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
         """Start the other one."""
         self._strategy.start(dataset, environment)
+        plan = plan_of(self._strategy, dataset, environment)
+        # Each row where the next one was; the first row is decided twice.
+        self._plan = None if plan is None else Plan(*(_row_later(array) for array in plan))
+        self._close = dataset.close
 
     def orders(self, row: int, account: Account) -> Orders:
         """The other one's orders of the row before."""
-        return self._strategy.orders(row - 1, account)
+        if self._plan is None:
+            return self._strategy.orders(row - 1, account)
+        return self._plan.orders(row, account, self._close[row])
 
     def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan | None:
-        """The other one's plan, each row where the next one was; the first row is decided twice."""
-        plan = plan_of(self._strategy, dataset, environment)
-        return None if plan is None else Plan(*(_row_later(array) for array in plan))
+        """The other one's plan, a row later."""
+        return self._plan
 
 
 def sensitivity(

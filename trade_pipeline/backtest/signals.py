@@ -131,7 +131,7 @@ def find_reversals(
 
 
 @compiled
-def find_volatility(returns: FloatArray, window: int, every: int, deviation: FloatArray) -> None:
+def find_volatility(returns: FloatArray, window: int, deviation: FloatArray) -> None:
     """Standard deviation (ddof 1) of the last `window` returns.
 
     Each window is summed anew: what once was large leaves no rounding behind.
@@ -139,11 +139,11 @@ def find_volatility(returns: FloatArray, window: int, every: int, deviation: Flo
     Args:
         returns: [N, T], of which the first is none.
         window: returns, two or more.
-        every: rows from one value to the next; the first is on row `window`.
-        deviation: to write into, 0 where returns are equal; other rows stay as they are.
+        deviation: to write into, 0 where returns are equal; the first `window` rows stay as they
+            are.
     """
     for n in range(returns.shape[0]):
-        for t in range(window, returns.shape[1], every):
+        for t in range(window, returns.shape[1]):
             seen = returns[n, t - window + 1 : t + 1]
             total = 0.0
             for row in range(window):
@@ -154,48 +154,3 @@ def find_volatility(returns: FloatArray, window: int, every: int, deviation: Flo
                 square += (seen[row] - mean) * (seen[row] - mean)
             found = np.sqrt(square / (window - 1))
             deviation[t, n] = found if found > ROUNDING * abs(mean) else 0.0
-
-
-@compiled
-def follow(
-    wanted: FloatArray,
-    close: FloatArray,
-    traded: NDArray[np.bool_],
-    band: float,
-    held: FloatArray,
-    weights: FloatArray,
-    hold: NDArray[np.bool_],
-) -> None:
-    """Orders that follow weights, but leave a position alone that is near enough.
-
-    How far a position has drifted is read off an account that pays no costs and trades at closes:
-    so the orders are known ahead of any fill. An order is repeated until a bar has traded on which
-    it could fill.
-
-    Args:
-        wanted: fraction of equity, zero or more; NaN asks for no change.
-        close: prices.
-        traded: whether a bar traded.
-        band: share of the wanted weight that the present one may be off by.
-        held: float64 [N] zeros to work with.
-        weights: to write into: the weight last ordered.
-        hold: to write into: whether a position is left as it is.
-    """
-    equity = 1.0
-    for t in range(wanted.shape[0]):
-        if t > 0:
-            for n in range(wanted.shape[1]):
-                equity += held[n] * (close[t, n] - close[t - 1, n])
-            if equity <= 0.0:
-                equity = 1.0
-                held[:] = 0.0
-        for n in range(wanted.shape[1]):
-            weight = weights[t - 1, n] if t > 0 else 0.0
-            filled = t > 0 and (hold[t - 1, n] or traded[t, n])
-            want = wanted[t, n]
-            if abs(want - held[n] * close[t, n] / equity) > band * want:  # false for NaN
-                weight = want
-                held[n] = want * equity / close[t, n]
-                filled = False
-            weights[t, n] = weight
-            hold[t, n] = filled and weight != 0.0

@@ -13,8 +13,8 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
 )
-from pydantic import Field
 
+from trade_pipeline.backtest.adhoc.request import AdhocRequest, parse_request
 from trade_pipeline.defs.pictures import png
 from trade_pipeline.defs.resources import Store
 from trade_pipeline.defs.trials import defined, discarded_on_failure
@@ -27,54 +27,6 @@ if TYPE_CHECKING:
 
 ASSET, JOB, OP = "adhoc_backtest", "adhoc_backtest_job", "adhoc"
 DEFAULT_DAYS = 90  # of the range that the launchpad opens with
-
-
-class AdhocConfig(dg.Config):
-    """What to backtest. What is empty is as the policy has it, or as the defaults are."""
-
-    policy: str = Field(
-        default="",
-        description="Key of a stored policy: <experiment>/policy/<trial>, imported/<name>, or "
-        "<experiment>/promoted for what is promoted. Empty: `baseline` says what trades.",
-    )
-    version: str = Field(
-        default="", description="Of that bundle, 32 hex digits; empty: the current one."
-    )
-    baseline: dict[str, Any] = Field(
-        default={},
-        description="In the place of a policy: one entry as in `baselines` of an experiment, such "
-        "as {kind: sma_cross, fast: 20, slow: 50}.",
-    )
-    series: list[str] = Field(
-        default=[],
-        description="Keys of configs/series.yaml, all one timeframe, as many as the policy trades "
-        "and in its order. Empty: those it was trained on.",
-    )
-    features: str = Field(
-        default="",
-        description="A feature set. Empty: that of the policy; a baseline then takes every bar.",
-    )
-    start: str = Field(
-        alias="from", description="First bar: a date, or a date and time; UTC where no zone stands."
-    )
-    end: str = Field(alias="to", description="Exclusive end, written likewise.")
-    costs: dict[str, Any] = Field(
-        default={},
-        description="What differs of `environment.costs`, such as {fee: {kind: flat, bps: 0}}.",
-    )
-    initial_equity: float | None = Field(
-        default=None, description="Quote currency. Empty: as in training; a baseline has 100000."
-    )
-    environment: dict[str, Any] = Field(
-        default={},
-        description="What else differs: max_leverage, maintenance_margin, max_turnover, "
-        "no_trade_band; of a baseline also window, actions and max_position.",
-    )
-    include_final: bool = Field(
-        default=False,
-        description="Look at the final period of the policy's experiment although the policy was "
-        "never promoted; the report says that it was done.",
-    )
 
 
 def build_adhoc(
@@ -104,13 +56,14 @@ def build_adhoc(
         name=OP,
         out=dg.Out(dg.Nothing),
         required_resource_keys={"store"},
+        config_schema=dg.Permissive(_fields()),  # type: ignore[no-untyped-call]
         description="Backtest a saved policy or a baseline over a range of stored series.",
     )
-    def adhoc(context: dg.OpExecutionContext, config: AdhocConfig) -> None:
+    def adhoc(context: dg.OpExecutionContext) -> None:
         from trade_pipeline.backtest.adhoc.run import write
 
         store: Store = context.resources.store
-        done = _run(store, project, feature_sets, config)
+        done = _run(store, project, feature_sets, context.op_config)
         for note in done.notes:
             context.log.warning(note)
         staging = bundles.staging(store.path, ASSET)
@@ -151,21 +104,34 @@ def build_adhoc(
     return asset, job
 
 
-def requested(config: AdhocConfig) -> dict[str, Any]:
+def requested(config: Mapping[str, Any]) -> dict[str, Any]:
     """The request as written: empty texts, lists and mappings are what the launchpad shows."""
-    given = config.model_dump(by_alias=True)
-    return {name: value for name, value in given.items() if value not in ("", [], {}, None)}
+    return {name: value for name, value in config.items() if value not in ("", [], {}, None)}
+
+
+def _fields() -> dict[str, dg.Field]:
+    """The keys that the launchpad completes and describes, of any value.
+
+    Dagster would answer a wrong value or key with its schema; `parse_request` has a sentence.
+    """
+    return {
+        field.alias or name: dg.Field(dg.Any, is_required=False, description=field.description)
+        for name, field in AdhocRequest.model_fields.items()
+    }
 
 
 def _run(
-    store: Store, project: Project, feature_sets: Mapping[str, FeatureSet], config: AdhocConfig
+    store: Store,
+    project: Project,
+    feature_sets: Mapping[str, FeatureSet],
+    config: Mapping[str, Any],
 ) -> "AdhocBacktest":
     """Check and compute.
 
     Raises:
         Failure: the request makes no sense, or what it needs is not stored; nothing was touched.
     """
-    from trade_pipeline.backtest.adhoc.request import parse_request, resolve
+    from trade_pipeline.backtest.adhoc.resolution import resolve
     from trade_pipeline.backtest.adhoc.run import REFUSALS, run
 
     try:

@@ -112,9 +112,13 @@ def build_experiment(
         description="Aligned bars, features and folds; what training and backtests read.",
     )
     def dataset(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[Any]:
+        from trade_pipeline.backtest.plugins.loading import check_parameters
         from trade_pipeline.training.assemble import assemble_dataset
         from trade_pipeline.training.dataset import write_dataset
 
+        # Only reports run them, but nobody wants to hear of a misspelt parameter after training.
+        for problem in check_parameters(experiment.baselines, origin):
+            context.log.warning(f"{name}/report will fail: {problem}")
         built = assemble_dataset(store.path, project, experiment, feature_set, origin)
         staging = bundles.staging(store.path, f"{name}-dataset")
         with discarded_on_failure(staging):

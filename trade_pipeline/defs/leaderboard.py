@@ -27,13 +27,16 @@ def build_leaderboard(
         metadata={"dagster/column_schema": column_schema(rows.SCHEMA)},
     )
     def leaderboard(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[Any]:
-        table = rows.combine(store.path, list(reports))
+        table, broken = rows.combine(store.path, list(reports))
+        for line in broken:
+            context.log.warning(line)
         return dg.MaterializeResult(
             value=table,
             data_version=dg.DataVersion(content_hash(table)),
             metadata={
                 "dagster/row_count": table.height,
                 "leaderboard": dg.MetadataValue.md(rows.markdown(table)),
+                **({"left out": "\n".join(broken)} if broken else {}),
             },
         )
 

@@ -168,8 +168,13 @@ def read_manifest(store: Path, series: str) -> Manifest:
     return parse_manifest(read_json(location))
 
 
-def read_grids(store: Path, series: SeriesSettings) -> list[pl.DataFrame]:
-    """The grid of each slice of a series' manifest, prices adjusted; see `coverage.grid`.
+def read_grids(store: Path, series: SeriesSettings, as_stored: bool = False) -> list[pl.DataFrame]:
+    """The grid of each slice of a series' manifest; see `coverage.grid`.
+
+    Args:
+        store: the store's folder.
+        series: which.
+        as_stored: with raw prices, as a dataset takes them; else adjusted, as features do.
 
     Raises:
         StorageError: bars or manifest are missing, or the manifest describes other bars.
@@ -186,5 +191,5 @@ def read_grids(store: Path, series: SeriesSettings) -> list[pl.DataFrame]:
             f"{series.key}: its manifest describes other bars of {', '.join(years)} than are "
             "stored; materialize manifest of this series again."
         )
-    bars = adjusted(stored.bars, stored.actions)
+    bars = stored.bars if as_stored else adjusted(stored.bars, stored.actions)
     return [grid(bars, one, stored.confirmed, series) for one in manifest.slices]

@@ -121,7 +121,7 @@ def spelled(value: Any) -> str:
             text = text.replace("-", "m").replace(".", "p").replace("+", "")
         case str():
             try:
-                return spelled(float(value))  # YAML takes 1e-3 for text
+                return spelled(float(value))  # YAML 1.1 takes 1e-3 for text
             except ValueError:
                 text = value
         case list() | tuple() if all(type(one) is int for one in value) and value:

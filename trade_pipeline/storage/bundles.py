@@ -11,6 +11,7 @@ Knows nothing of datasets, policies or reports, and believes nothing a bundle sa
 staged one may come from another machine.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ from trade_pipeline.storage.location import ArtifactLocation, StorageError, flus
 INDEX = "bundle.json"
 POINTER = "current.json"
 LIMIT_BYTES = 4 * 2**30
+MOST_NAMED = 10  # keys in one sentence
 _VERSION = re.compile(r"[0-9a-f]{32}")
 _AGAIN = "run the task that made it again."
 
@@ -136,7 +138,11 @@ def verify(location: ArtifactLocation, limit_bytes: int = LIMIT_BYTES) -> dict[s
     """
     found = _files(location)
     if not location.child(INDEX).path.is_file():
-        raise BundleError(f"{location}: there is no {INDEX}; seal the folder first.")
+        raise BundleError(
+            f"{location}: there is no {INDEX}, so this is no bundle. What `bundle export` makes of "
+            "a report holds several: unzip it, run `sha256sum --check SHA256SUMS` there, and "
+            "verify its folders report and policies/<trial>."
+        )
     index = parse_index(location.child(INDEX).path.read_bytes(), str(location))
     listed = {member.name: member for member in index.members}
     for name in sorted(listed.keys() - found.keys()):
@@ -271,6 +277,37 @@ def stored(key_location: ArtifactLocation, version: str | None = None) -> Artifa
     if not location.path.is_dir():
         raise BundleError(f"{key_location}: version {version} is not there.")
     return location
+
+
+def find(store: Path, key: str, version: str | None = None) -> ArtifactLocation:
+    """The folder of a version of the bundle that somebody names, of the current one by default.
+
+    Raises:
+        BundleError: no such bundle is stored, and which is near; or the version is not there.
+        StorageError: it cannot be a key.
+    """
+    location = ArtifactLocation(store, key)
+    if current_version(location) is None:
+        raise BundleError(f"{key}: no such bundle is stored in {store}.{near(key, keys(store))}")
+    return stored(location, version)
+
+
+def keys(store: Path) -> list[str]:
+    """Keys of all bundles of a store that have a current version, in order."""
+    found = []
+    for folder, inside, files in os.walk(store):
+        if POINTER in files:
+            found.append(Path(folder).relative_to(store).as_posix())
+            inside.clear()
+    return sorted(found)
+
+
+def near(key: str, known: list[str], kind: str = "bundles") -> str:
+    """A hint " Did you mean 'x'?" for a misspelt key, or which there are."""
+    if close := difflib.get_close_matches(key, known, n=1):
+        return f" Did you mean {close[0]!r}?"
+    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+    return f" Stored {kind}: {', '.join(known[:MOST_NAMED]) or 'none'}{more}."
 
 
 def prune(key_location: ArtifactLocation, keep: int, pinned: Collection[str] = ()) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +17,7 @@ from trade_pipeline.settings.baselines import (
 from trade_pipeline.storage.bundles import BundleReference, verify
 from trade_pipeline.storage.frames import read_frame
 from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline_tests.backtest.report.reading import figures_in
 from trade_pipeline_tests.training import synthetic
 
 
@@ -78,6 +80,28 @@ def test_metrics_and_summary_agree_with_the_tables(tmp_path: Path) -> None:
     report = (location.path / "report.html").read_text()
     assert "demo base.f0.s0" in report
     assert "buy_and_hold" in report
+
+
+def test_what_the_page_is_about_is_its_strongest_line_and_its_trades_make_its_equity(
+    tmp_path: Path,
+) -> None:
+    location = write(tmp_path, "a").location
+    page = (location.path / "report.html").read_text()
+    lines = {
+        trace["name"]: (trace["line"]["width"], trace.get("opacity", 1.0))
+        for trace in figures_in(page)["equity-chart"]["data"]
+        if trace["yaxis"] == "y"
+    }
+    assert max(lines, key=lambda name: lines[name]) == "random_0"
+    assert lines["random_0"] > lines["buy_and_hold"]
+    equity = read_frame(location.child("equity.parquet"))["equity"]
+    table = page.split('id="reconciled-table"')[1].split("</table>")[0]
+    *parts, change = [
+        float(text.replace(",", "").replace("\N{MINUS SIGN}", "-"))
+        for text in re.findall(r'<td class="number">([^<]+)</td>', table)
+    ]
+    assert change == pytest.approx(equity[-1] - equity[0], abs=0.01)
+    assert sum(parts) == pytest.approx(change, abs=0.01 * len(parts))
 
 
 def test_a_strategy_that_never_trades_still_makes_a_bundle(tmp_path: Path) -> None:

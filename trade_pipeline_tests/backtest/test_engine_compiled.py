@@ -148,12 +148,18 @@ class Given:
 
     def start(self, dataset: Dataset, environment: EnvironmentSettings) -> None:
         self.asked = 0
+        self._close = dataset.close
 
     def orders(self, row: int, account: Account) -> Orders:
         self.asked += 1
         plan = self._plan
         held = account.quantity[0]
         keep = plan.hold[row] & (held != 0) & (np.sign(held) != -np.sign(plan.weights[row]))
+        if plan.band is not None:
+            for n in np.flatnonzero(keep & ~np.isnan(plan.band[row])):
+                weight = held[n] * self._close[row, n] / account.equity[0]
+                most = plan.band[row, n] * abs(plan.weights[row, n])
+                keep[n] = abs(weight - plan.weights[row, n]) <= most
         none = np.full(keep.shape, np.nan)
         stop = none if plan.stop_fraction is None else plan.stop_fraction[row]
         take = none if plan.take_fraction is None else plan.take_fraction[row]
@@ -168,11 +174,11 @@ def drawn_plan(rng: np.random.Generator, shape: tuple[int, int], most: float) ->
     calm = rng.random(shape) < rng.choice([0.0, 0.7, 0.97])
     weights = np.where(rng.random(shape) < 0.4, 0.0, rng.uniform(-most, most, shape))
 
-    def levels() -> NDArray[np.float64] | None:
-        drawn = np.where(rng.random(shape) < 0.3, np.nan, rng.exponential(0.02, shape))
+    def some(size: float) -> NDArray[np.float64] | None:
+        drawn = np.where(rng.random(shape) < 0.3, np.nan, rng.exponential(size, shape))
         return None if rng.random() < 0.2 else drawn
 
-    return Plan(weights, calm, levels(), levels())
+    return Plan(weights, calm, some(0.02), some(0.02), some(0.5) if rng.random() < 0.5 else None)
 
 
 def shaken(dataset: Dataset, rng: np.random.Generator, size: float) -> Dataset:
@@ -310,6 +316,7 @@ def test_a_plan_that_is_none_is_refused_with_the_row() -> None:
     for plan, message in (
         (fine._replace(weights=spoiled(np.nan)), f"weights of row {row}, instrument 1 is nan"),
         (fine._replace(stop_fraction=spoiled(-0.1)), f"stop_fraction of row {row}, .* is -0.1"),
+        (fine._replace(band=spoiled(-0.1)), f"band of row {row}, .* is -0.1"),
         (fine._replace(weights=fine.weights[:-1]), "weights has shape"),
         (
             fine._replace(hold=fine.weights),  # type: ignore[arg-type]

@@ -3,11 +3,14 @@
 It says what it was made of, how far figures hang on costs, and how many trials there ever were.
 """
 
+import re
 import shutil
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from trade_pipeline.backtest import contenders
 from trade_pipeline.backtest.experiment_report import write_report
@@ -19,9 +22,12 @@ from trade_pipeline.storage.frames import StorageError, read_frame
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.dataset import load_dataset
 from trade_pipeline.training.ledger import trials_tried
+from trade_pipeline_tests.backtest.report.reading import figures_in
 from trade_pipeline_tests.deployment import Deployment
+from trade_pipeline_tests.small_project import write_yaml
 
 NAME = "alone"
+LOOKBACK = 9  # bars that the features of the small project reach back
 
 
 def written(trained: Deployment, said: list[str] | None = None) -> BundleReference:
@@ -99,19 +105,56 @@ def test_trades_are_in_the_money_of_the_stitched_curve(trained: Deployment) -> N
     for one in contenders.policies(experiment, stored, dataset):
         for seed, curve in one.curves.items():
             trials = contenders.of(stored, one.name, seed)
-            trips = contenders.trips_of(trials)
+            trips = contenders.trips_of(trials, dataset)
             closed = trips.filter(pl.col("net").is_not_null())
+            still_open = trips.filter(pl.col("net").is_null())
             np.testing.assert_allclose(closed["net"], curve.trade_nets, rtol=1e-12)
-            grown = 1.0  # what a part began with, as a multiple of what it was given
-            expected = []
-            for trial in trials:
-                summary = read_json(trial.backtest.child("summary.json"))
-                expected += [abs(q) * grown for q in summary["open_positions"].values()]
-                grown *= summary["final_equity"] / summary["initial_equity"]
-            held = trips.filter(pl.col("net").is_null())["quantity"].sum()
-            assert held == pytest.approx(sum(expected), rel=1e-9)
-            left_open += len(expected)
+            summaries = [read_json(one.backtest.child("summary.json")) for one in trials]
+            positions = [name for one in summaries for name in one["open_positions"]]
+            assert still_open["instrument"].to_list() == positions, "a row a position"
+            assert (still_open["mfe"] >= 0).all()
+            earned = trips.select(pl.sum_horizontal(pl.sum("net", "realised", "unrealised"))).item()
+            assert earned - curve.financing == pytest.approx(
+                curve.equity[-1] - curve.equity[0], rel=1e-9
+            )
+            left_open += len(positions)
     assert left_open, "no position is open at the end of any part: nothing was tried"
+
+
+def test_the_page_states_the_days_of_each_fold_and_marks_what_lies_between(
+    trained: Deployment,
+) -> None:
+    page = written(trained).location.child("report.html").path.read_text()
+    table = page.split('id="folds-table"')[1].split("</table>")[0]
+    plain = re.sub("</?span>", "", table)
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in plain.split("<tr")[2:]]
+    first = date(2020, 1, 1)
+    assert [row[0] for row in rows] == ["f0", "f1"]
+    store = trained.places.store
+    days, before = 0, date.min
+    for fold, row in enumerate(rows):
+        backtest = bundles.current(
+            layout.experiment_bundle(store, NAME, "backtest", f"base.f{fold}.s0")
+        )
+        closes = read_frame(backtest.child("equity.parquet"))["time"].dt.date()
+        trained_on, validated, tested, equity, skipped = row[1:]
+        end = first + timedelta(days=400 + 120 * fold)
+        assert trained_on.endswith(str(end - timedelta(days=1 + LOOKBACK)))
+        assert validated.startswith(str(end))
+        last = end + timedelta(days=80 + 120 - 1)
+        assert tested == f"{end + timedelta(days=80)} to {last}"
+        # The close of a day's bar is the next midnight.
+        assert equity == f"{closes[0] - timedelta(days=1)} to {closes[-1] - timedelta(days=1)}"
+        if fold:
+            days = (closes[0] - before).days
+            assert skipped.endswith(f"({days} days)")
+            assert 0 < days < 30
+        before = closes[-1]
+    figures = figures_in(page)
+    for chart in ("equity-chart", "price-chart-0"):
+        (shape,) = figures[chart]["layout"]["shapes"]
+        assert shape["x1"] - shape["x0"] == days * 86_400_000
+    assert "at the very end" not in page
 
 
 def test_a_policy_that_is_gone_is_said_and_the_baselines_stay(trained: Deployment) -> None:
@@ -126,3 +169,15 @@ def test_a_policy_that_is_gone_is_said_and_the_baselines_stay(trained: Deploymen
     assert shown not in set(costs["strategy"])
     assert costs.height
     assert "is not among the other costs and delays" in report.child("report.html").path.read_text()
+
+
+def test_a_baseline_that_never_has_enough_bars_is_named_in_the_notes(trained: Deployment) -> None:
+    file = trained.places.configs / "experiments" / f"{NAME}.yaml"
+    settings = yaml.safe_load(file.read_text())
+    baselines = [{"kind": "momentum", "lookback": bars} for bars in (20, 900)]
+    write_yaml(file, {**settings, "baselines": baselines})
+    text = written(trained).location.child("report.html").path.read_text()
+    notes = text.split('<section id="notes">')[1].split("</section>")[0]
+    assert "momentum_900 needs 901 bars without a gap" in notes
+    assert "so it stays flat" in notes
+    assert "momentum_20 needs" not in text

@@ -1,10 +1,14 @@
 """Leaderboard rows: chained test parts, and the median seed instead of the best."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from trade_pipeline.backtest.curve import Curve, stitch
-from trade_pipeline.backtest.leaderboard import markdown, median_seed, row, table
+from trade_pipeline.backtest.leaderboard import MEMBER, combine, markdown, median_seed, row, table
+from trade_pipeline.storage import bundles, layout
+from trade_pipeline.storage.frames import write_frame
 
 DAY_MS = 86_400_000
 
@@ -79,6 +83,29 @@ def test_a_policy_row_has_its_range_and_a_baseline_has_none() -> None:
     assert flat["median_seed"] is None
 
     shown = markdown(table([flat, policy]))
-    assert "1.00 (1.00 to 3.00) | 25.0% (9 trials)" in shown
-    assert "| flat (baseline) | – | – | 0.0% | – | – |" in shown
+    assert "1.00 (1.00 to 3.00) | 25.0 % (9 trials)" in shown
+    assert "| flat (baseline) | – | – | 0.0 % | – | – |" in shown
     assert shown.index("| base ") < shown.index("| flat ")
+
+
+@pytest.mark.parametrize("broken", [MEMBER, "current.json"])
+def test_a_broken_report_is_named_and_takes_no_other_row_along(tmp_path: Path, broken: str) -> None:
+    for name in ("first", "second", "third"):
+        staging = bundles.staging(tmp_path, name)
+        write_frame(
+            staging.child(MEMBER),
+            table([row(name, "base", "policy", {0: figures(1.0)}, 1, {})]),
+        )
+        bundles.commit(
+            bundles.seal(staging, [MEMBER]), layout.experiment_bundle(tmp_path, name, "report")
+        )
+    home = layout.experiment_bundle(tmp_path, "second", "report")
+    file = bundles.current(home).child(MEMBER) if broken == MEMBER else home.child(broken)
+    file.path.chmod(0o644)
+    file.path.write_bytes(b"garbage")
+    found = combine(tmp_path, ["first", "second", "absent", "third"])
+    assert found.table["experiment"].to_list() == ["first", "third"]
+    (said,) = found.broken
+    assert said.startswith("second/report is left out")
+    assert broken in said
+    assert "Materialize second/report again" in said

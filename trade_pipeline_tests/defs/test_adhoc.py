@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from trade_pipeline.backtest.adhoc.request import AdhocRequest
 from trade_pipeline.defs.build import build_definitions
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.documents import read_json
@@ -119,6 +120,17 @@ def test_what_the_launchpad_opens_with_runs(deployment: Deployment) -> None:
             ["in no slice", "2022-09-26"],
         ),
         ({"policy": POLICY, "from": "2021-04-25", "to": "2021-04-27"}, ["window of 4 needs 6"]),
+        ({"polcy": POLICY, **RANGE}, ["unknown key 'polcy'", "Did you mean 'policy'"]),
+        ({"policy": POLICY, **RANGE, "form": "2021-04-25"}, ["'form'", "Did you mean 'from'"]),
+        ({"policy": POLICY, **RANGE, "xyz": 1}, ["unknown key 'xyz'", "Known: baseline, costs"]),
+        ({"policy": [5], **RANGE}, ["key 'policy'", "valid string"]),
+        ({"policy": POLICY, "series": ALPHA, **RANGE}, [f"'series' is '{ALPHA}'", "a list"]),
+        ({"policy": POLICY, "include_final": "perhaps", **RANGE}, ["'perhaps'", "valid boolean"]),
+        ({"policy": POLICY, "initial_equity": "lots", **RANGE}, ["'lots'", "valid number"]),
+        ({"policy": POLICY, "from": 20210425, "to": "2021-08-23"}, ["'from' is 20210425", "2024-"]),
+        ({"policy": POLICY, "to": "2021-08-23"}, ["key 'from' is missing"]),
+        ({"baseline": "flat", "series": [ALPHA], **RANGE}, ["'baseline'", "'flat'"]),
+        ({"policy": POLICY, "costs": 5, **RANGE}, ["'costs'", "5", "mapping"]),
         ({"policy": POLICY, "costs": {"fee": {"bsp": 1}}, **RANGE}, ["bsp", "Did you mean 'bps'"]),
     ],
     ids=str,
@@ -132,9 +144,18 @@ def test_a_wrong_request_fails_the_run_in_a_sentence_and_touches_nothing(
     assert not outcome.success
     text = said(outcome)
     assert all(word in text for word in ["adhoc_backtest", *words]), text
-    assert "Traceback" not in text
+    assert not any(word in text for word in ("Traceback", "pydantic", "Received unexpected"))
     assert sorted(store.rglob("*")) == before
     assert len(records(deployment)) == listed
+
+
+def test_the_launchpad_lists_every_key_with_what_it_is(deployment: Deployment) -> None:
+    job = build_definitions(deployment.places).resolve_job_def("adhoc_backtest_job")
+    node = job.get_node_named("adhoc").definition
+    shown = node.config_schema.config_type.fields  # type: ignore[attr-defined]
+    keys = {field.alias or name for name, field in AdhocRequest.model_fields.items()}
+    assert set(shown) == keys >= {"policy", "from", "to", "costs"}
+    assert all(field.description for field in shown.values())
 
 
 def test_the_asset_depends_on_every_policy(deployment: Deployment) -> None:

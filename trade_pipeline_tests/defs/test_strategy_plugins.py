@@ -39,8 +39,8 @@ def code_version(deployment: Deployment) -> str | None:
     return build_definitions(deployment.places).resolve_asset_graph().get(REPORT).code_version
 
 
-def why_failed(deployment: Deployment) -> str:
-    done = materialize(deployment.places, deployment.instance, "pair/report")
+def why_failed(deployment: Deployment, asset: str = "pair/report") -> str:
+    done = materialize(deployment.places, deployment.instance, asset)
     assert not done.success
     step = next(event for event in done.all_events if event.is_step_failure)
     error = step.step_failure_data.error
@@ -120,3 +120,23 @@ def test_a_name_that_is_not_installed_is_told_with_file_and_what_is_near(
         build_definitions(empty.places)
     for word in ("pair.yaml: key 'baselines': there is no strategy 'avrage'", "'average'?"):
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("wrong", [{"perod": 5}, {"period": "5"}, {"period": True}])
+def test_wrong_parameters_fail_the_dataset_before_anything_is_trained(
+    imported: Deployment, install: Install, wrong: dict[str, Any]
+) -> None:
+    install(HEAD + SMA, {"average": "Average"})
+    list_baselines(imported, {"kind": "plugin", "name": "average", "parameters": wrong})
+    said = why_failed(imported, "pair/dataset")
+    for word in ("pair.yaml: key 'baselines'", "'average' of made-up 1.2.3", next(iter(wrong))):
+        assert word in said
+
+
+def test_a_strategy_that_cannot_be_made_is_warned_of_before_anything_is_trained(
+    imported: Deployment, install: Install, capfd: pytest.CaptureFixture[str]
+) -> None:
+    install("import nump as np", {"average": "Average"})
+    list_baselines(imported, {"kind": "plugin", "name": "average"})
+    assert materialize(imported.places, imported.instance, "pair/dataset").success
+    assert "pair/report will fail: strategy 'average' of made-up 1.2.3" in capfd.readouterr().err

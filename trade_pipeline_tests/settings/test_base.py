@@ -1,9 +1,11 @@
 """Reading YAML: nothing is dropped silently, and each wrong key is named with its file."""
 
+from datetime import date
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from trade_pipeline.settings.base import (
     Settings,
@@ -24,6 +26,23 @@ class Outer(Settings):
     name: str
     inner: Inner
     several: tuple[Inner, ...] = ()
+
+
+class Cross(Settings):
+    kind: Literal["cross"]
+    fast: int = 20
+    rate: float | Inner = 0.5
+    short: bool = False
+    since: date | None = None
+
+
+class Hold(Settings):
+    kind: Literal["hold"]
+
+
+class Rules(Settings):
+    rules: tuple[Annotated[Cross | Hold, Field(discriminator="kind")], ...] = ()
+    shares: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -76,6 +95,56 @@ def test_every_wrong_key_is_named_with_its_file(content: object, words: list[str
     text = str(caught.value)
     assert all(word in text for word in words), text
     assert all(line.startswith("some.yaml: ") for line in text.splitlines()), text
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"kind": "cross", "fast": True}, "key 'rules.0.fast' is True: a number is needed"),
+        ({"kind": "cross", "fast": "20"}, "key 'rules.0.fast' is '20': a number is needed"),
+        ({"kind": "cross", "rate": "0.1"}, "key 'rules.0.rate"),
+        ({"kind": "cross", "rate": True}, "key 'rules.0.rate' is True: a number is needed"),
+        (
+            {"kind": "cross", "rate": {"period": False}},
+            "key 'rules.0.rate.period' is False: a number is needed",
+        ),
+        ({"kind": "cross", "short": "no"}, "key 'rules.0.short' is 'no': true or false is needed"),
+        ({"kind": "cross", "short": 1}, "key 'rules.0.short' is 1: true or false is needed"),
+        ({"kind": "cross", "since": 0}, "key 'rules.0.since' is 0: a date is needed"),
+    ],
+)
+def test_what_is_of_another_kind_than_the_key_is_refused(rule: object, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings({"rules": [rule]}, Rules, "some.yaml")
+    assert said in str(caught.value)
+    with pytest.raises(SettingsError, match=r"key 'shares\.a\.1' is True"):
+        parse_settings({"shares": {"a": [0.5, True]}}, Rules, "some.yaml")
+
+
+def test_whole_numbers_small_ones_and_dates_as_people_write_them_are_taken(tmp_path: Path) -> None:
+    text = "rules: [{kind: cross, fast: 1.0, rate: 1, since: 2020-01-31}]\nshares: {a: [1e-3, 2]}"
+    read = read_settings(written(tmp_path, text), Rules)
+    assert read.rules == (Cross(kind="cross", fast=1, rate=1.0, since=date(2020, 1, 31)),)
+    assert read.shares == {"a": (0.001, 2.0)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"kind": "cross", "fst": 3}, "unknown key 'rules.0.fst'. Did you mean 'fast'?"),
+        ({"kind": "hold", "fast": 3}, "unknown key 'rules.0.fast'. Known: kind."),
+        (
+            {"kind": "cross", "rate": {"perod": 3}},
+            "unknown key 'rules.0.rate.perod'. Did you mean 'period'?",
+        ),
+        ({"kind": "cros"}, "key 'rules.0.kind' is 'cros'. Did you mean 'cross'?"),
+        ({"fast": 3}, "key 'rules.0.kind' is missing; add one of cross, hold."),
+    ],
+)
+def test_what_is_near_is_looked_for_in_that_very_place(rule: object, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings({"rules": [rule]}, Rules, "some.yaml")
+    assert f"some.yaml: {said}" in str(caught.value).splitlines()
 
 
 def test_a_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:

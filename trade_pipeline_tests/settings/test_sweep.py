@@ -42,7 +42,7 @@ def test_lists_become_variants_by_every_combination() -> None:
 
 def test_a_swept_trial_is_a_partition_of_letters_digits_and_underscores() -> None:
     sweep = {
-        "algorithm.learning_rate": ["1e-5", {"kind": "linear", "start": 0.001}],
+        "algorithm.learning_rate": [1e-5, {"kind": "linear", "start": 0.001}],
         "environment.reward": [[{"term": "log_return"}], [{"term": "turnover", "weight": 0.5}]],
         "algorithm.target_kl": [None, 0.02],
     }

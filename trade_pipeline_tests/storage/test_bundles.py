@@ -198,7 +198,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
         rewrite(lambda index: index["members"][0].update(size="7")),
         "key 'members.0.size' is '7'",
     ),
-    "no index": (lambda folder: (folder / "bundle.json").unlink(), r"no bundle\.json; seal"),
+    "no index": (lambda folder: (folder / "bundle.json").unlink(), r"no bundle\.json, so"),
     "torn index": (
         lambda folder: (folder / "bundle.json").write_text('{"version"'),
         r"bundle\.json: not valid JSON",

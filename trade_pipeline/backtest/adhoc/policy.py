@@ -5,7 +5,6 @@ and to refuse. Start at `find_policy`.
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ PROMOTED = "promoted"
 PROVENANCE = "provenance.json"
 # Of a store: policies of trials, those from elsewhere, and pointers to promoted ones.
 POLICIES = ("*/policy/*/current.json", "imported/*/current.json", f"*/{PROMOTED}/current.json")
-MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -151,9 +149,6 @@ def _hint(store: Path, key: str) -> str:
     found = sorted(
         path.parent.relative_to(store).as_posix() for one in POLICIES for path in store.glob(one)
     )
-    if near := get_close_matches(key, found, n=1):
-        return f" Did you mean {near[0]!r}?"
     if not found:
         return " No policy is stored yet: materialize one, or import one."
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return f" Stored policies: {', '.join(found[:MOST_NAMED])}{more}."
+    return bundles.near(key, found, "policies")

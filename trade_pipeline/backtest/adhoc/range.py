@@ -5,13 +5,13 @@ dataset, because a rule's averages may reach back to them. Start at `check_range
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from trade_pipeline.backtest.instants import day, instant
 from trade_pipeline.features.assemble import read_segments
 from trade_pipeline.features.registry import FeatureSet
 from trade_pipeline.features.table import feature_table
@@ -63,6 +63,36 @@ def check_range(
     return said
 
 
+def check_bars(store: Path, series: Iterable[SeriesSettings], span_ms: SpanMs, origin: str) -> None:
+    """Refuse a range without a bar of some series, as a weekend is where markets close then.
+
+    Args:
+        store: the store's folder.
+        series: which.
+        span_ms: [start, end) in ms.
+        origin: who asks, as errors name it.
+
+    Raises:
+        SettingsError: names the series, and the nearest bars before and after the range.
+        StorageError: bars or manifest are missing, or do not fit each other.
+    """
+    start_ms, end_ms = span_ms
+    for one in series:
+        ts = pl.concat(read_grids(store, one))["ts"].dt.timestamp("ms")
+        before, after = ts.filter(ts < start_ms).max(), ts.filter(ts >= end_ms).min()
+        if ts.is_between(start_ms, end_ms, closed="left").any():
+            continue
+        found = [
+            f"the {which} opens at {instant(int(at))}"  # type: ignore[arg-type]
+            for which, at in (("last one before", before), ("next one after", after))
+            if at is not None
+        ]
+        raise SettingsError(
+            f"{origin}: the range from {instant(start_ms)} to {instant(end_ms)} holds no bar of "
+            f"{one.key}; {', '.join(found)} (UTC). Widen the range."
+        )
+
+
 def assemble(
     store: Path,
     project: Project,
@@ -89,7 +119,7 @@ def assemble(
     if features is None:
         inputs = []
         for one in series:
-            grids = read_grids(store, one)
+            grids = read_grids(store, one, as_stored=True)
             inputs.append(SeriesInput(one, grids, pl.concat(grids).select("ts")))
         return align(
             inputs,
@@ -169,18 +199,6 @@ def notes_on_rows(dataset: Dataset, rows: Rows, start_ms: int, window: int) -> l
             f"{_no_features(dataset)}: rows begin on {named}{_and_more(len(late) - MOST_DAYS)}."
         )
     return said
-
-
-def day(ms: int) -> str:
-    """The UTC day of an instant."""
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"
-
-
-def instant(ms: int) -> str:
-    """An instant as people write it: a day alone where it is midnight."""
-    return (
-        day(ms) if ms % DAY_MS == 0 else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M}"
-    )
 
 
 def _require_fresh(

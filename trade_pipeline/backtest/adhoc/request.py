@@ -1,36 +1,20 @@
-"""What somebody asks to be backtested, and the same with nothing left to a default.
+"""What somebody asks to be backtested, as they write it.
 
-Start at `parse_request` and `resolve`.
+Loads nothing heavy: the launchpad shows these keys when the code location loads. Start at
+`parse_request`; `resolution` holds a request against what is stored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from trade_pipeline.backtest.adhoc.policy import SavedPolicy, find_policy
-from trade_pipeline.backtest.adhoc.range import SpanMs, check_range, instant
-from trade_pipeline.backtest.adhoc.seen import final_note
-from trade_pipeline.backtest.plugins.installed import check_strategies, strategy_versions
-from trade_pipeline.features.registry import FeatureSet
-from trade_pipeline.settings.base import Settings, SettingsError, closest, parse_settings
+from trade_pipeline.backtest.instants import instant
+from trade_pipeline.settings.base import Settings, parse_settings
 from trade_pipeline.settings.baselines import BaselineSettings
-from trade_pipeline.settings.environment import BracketActions, EnvironmentSettings
-from trade_pipeline.settings.overrides import merge
-from trade_pipeline.settings.project import Project
-from trade_pipeline.settings.series import SeriesSettings, find_series
-from trade_pipeline.storage.documents import json_hash
 
 ORIGIN = "adhoc_backtest"
-KEY_DIGITS = 16
-OF_THE_REQUEST = ("costs", "initial_equity")
-OF_TRAINING = ("episode_bars", "starts", "random_start_position", "randomisation", "reward")
-OF_THE_POLICY = ("window", "actions", "max_position")
-# A rule sees prices, not windows: its first decision is on the first bar of the range.
-BASELINE_ENVIRONMENT = {"window": 1, "actions": {"kind": "weights"}}
 
 
 class AdhocRequest(Settings):
@@ -38,22 +22,25 @@ class AdhocRequest(Settings):
 
     policy: str | None = Field(
         default=None,
-        description="Key of a stored policy: aapl_ppo/policy/base.f0.s0, imported/mine, or "
-        "aapl_ppo/promoted.",
+        description="Key of a stored policy: <experiment>/policy/<trial>, imported/<name>, or "
+        "<experiment>/promoted for what is promoted. Empty: `baseline` says what trades.",
     )
     version: str | None = Field(
-        default=None, description="Of that bundle, 32 hex digits; by default the current one."
+        default=None, description="Of that bundle, 32 hex digits. Empty: the current one."
     )
     baseline: BaselineSettings | None = Field(
-        default=None, description="In the place of a policy: an entry of an experiment's baselines."
+        default=None,
+        description="In the place of a policy: one entry as in `baselines` of an experiment, such "
+        "as {kind: sma_cross, fast: 20, slow: 50}.",
     )
     series: tuple[str, ...] = Field(
-        default=(), description="Series keys, all one timeframe; by default those of the policy."
+        default=(),
+        description="Keys of configs/series.yaml, all one timeframe, as many as the policy trades "
+        "and in its order. Empty: those it was trained on.",
     )
     features: str | None = Field(
         default=None,
-        description="Name of a feature set; by default that of the policy. A baseline without "
-        "takes every bar.",
+        description="A feature set. Empty: that of the policy; a baseline then takes every bar.",
     )
     start: datetime = Field(
         alias="from", description="First bar: a date, or a date and time; UTC where no zone stands."
@@ -61,17 +48,20 @@ class AdhocRequest(Settings):
     end: datetime = Field(alias="to", description="Exclusive end, written likewise.")
     costs: dict[str, Any] = Field(
         default_factory=dict,
-        description="What differs from the policy's `environment.costs`, or from the defaults.",
+        description="What differs of `environment.costs`, such as {fee: {kind: flat, bps: 0}}.",
     )
-    initial_equity: float | None = Field(default=None, description="Quote currency.")
+    initial_equity: float | None = Field(
+        default=None, description="Quote currency. Empty: as in training; a baseline has 100000."
+    )
     environment: dict[str, Any] = Field(
         default_factory=dict,
-        description="What else differs of the environment; window and actions are the policy's.",
+        description="What else differs: max_leverage, maintenance_margin, max_turnover, "
+        "no_trade_band; of a baseline also window, actions and max_position.",
     )
     include_final: bool = Field(
         default=False,
-        description="Look at the final period of a policy's experiment although the policy was "
-        "never promoted.",
+        description="Look at the final period of the policy's experiment although the policy was "
+        "never promoted; the report says that it was done.",
     )
 
     @field_validator("start", "end", mode="before")
@@ -109,54 +99,11 @@ class AdhocRequest(Settings):
         if self.baseline is not None and not self.series:
             raise ValueError("a baseline has no series of its own; name at least one under series")
         if not self.start < self.end:
+            start, end = (instant(milliseconds(one)) for one in (self.start, self.end))
             raise ValueError(
-                f"from {_text(self.start)} must come before to {_text(self.end)}, which is not "
-                "part of the range"
+                f"from {start} must come before to {end}, which is not part of the range"
             )
         return self
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A request that makes sense, everything spelled out.
-
-    Attributes:
-        policy: what decides; None for a baseline.
-        baseline: likewise; None for a policy.
-        series: settings of the instruments.
-        features: name of a feature set and the set; None: bars alone.
-        span_ms: [start, end) in ms.
-        environment: costs, window, limits and initial equity.
-        notes: what a reader must know of the range.
-    """
-
-    policy: SavedPolicy | None
-    baseline: BaselineSettings | None
-    series: tuple[SeriesSettings, ...]
-    features: tuple[str, FeatureSet] | None
-    span_ms: SpanMs
-    environment: EnvironmentSettings
-    notes: tuple[str, ...]
-
-    def document(self) -> dict[str, Any]:
-        """JSON-able: all that decides what comes out, but the data."""
-        policy = self.policy
-        plugin = {} if self.baseline is None else strategy_versions([self.baseline])
-        return {
-            "policy": None if policy is None else {"key": policy.key, "version": policy.version},
-            "baseline": None if self.baseline is None else self.baseline.model_dump(mode="json"),
-            "series": [one.key for one in self.series],
-            "features": None if self.features is None else self.features[0],
-            "from": instant(self.span_ms[0]),
-            "to": instant(self.span_ms[1]),
-            "environment": self.environment.model_dump(mode="json"),
-            **({"strategies": plugin} if plugin else {}),
-        }
-
-    @property
-    def key(self) -> str:
-        """Hash of the request: the partition of `adhoc_backtest`."""
-        return json_hash(self.document())[:KEY_DIGITS]
 
 
 def parse_request(content: Mapping[str, Any]) -> AdhocRequest:
@@ -164,182 +111,6 @@ def parse_request(content: Mapping[str, Any]) -> AdhocRequest:
     return parse_settings(dict(content), AdhocRequest, ORIGIN)
 
 
-def resolve(
-    request: AdhocRequest,
-    store: Path,
-    project: Project,
-    feature_sets: Mapping[str, FeatureSet],
-) -> Resolved:
-    """Check a request against settings, policy and manifests; no bar is read.
-
-    Args:
-        request: what was asked.
-        store: the store's folder.
-        project: settings of everything.
-        feature_sets: those that can be computed, by name.
-
-    Raises:
-        SettingsError: a key is wrong; the message names it and what would be right.
-        StorageError: a policy or manifest is not stored, or damaged.
-        PolicyError: the policy is none that can act.
-    """
-    policy = None
-    if request.policy is not None:
-        policy = find_policy(store, request.policy, request.version, ORIGIN)
-    if request.baseline is not None:
-        check_strategies([request.baseline], f"{ORIGIN}: key 'baseline'")
-    series = _series(request, policy, project)
-    features = _features(request, policy, project, feature_sets)
-    if features is not None and features[1].timeframe not in (None, series[0].timeframe):
-        raise SettingsError(
-            f"{ORIGIN}: key 'features' names {features[0]!r}, which is for bars of "
-            f"{features[1].timeframe}, but the series have bars of {series[0].timeframe}."
-        )
-    environment = _environment(request, policy, len(series))
-    span_ms = (_ms(request.start), _ms(request.end))
-    notes = check_range(store, series, span_ms, ORIGIN)
-    if policy is not None:
-        final = final_note(store, project, policy, span_ms, request.include_final, ORIGIN)
-        notes = notes if final is None else [final, *notes]
-    return Resolved(policy, request.baseline, series, features, span_ms, environment, tuple(notes))
-
-
-def _series(
-    request: AdhocRequest, policy: SavedPolicy | None, project: Project
-) -> tuple[SeriesSettings, ...]:
-    """Settings of the series, as many and of such bars as the policy was trained on."""
-    where = f"{ORIGIN}: key 'series'"
-    if not request.series:
-        where += f" is empty, so it is that of {request.policy}"
-    keys = request.series or (() if policy is None else policy.series)
-    found = tuple(find_series(project.series, key, where) for key in keys)
-    timeframes = sorted({one.timeframe for one in found})
-    if len(timeframes) > 1:
-        raise SettingsError(f"{where} mixes timeframes {', '.join(timeframes)}; use one.")
-    if policy is None:
-        return found
-    if len(found) != len(policy.series):
-        raise SettingsError(
-            f"{where} lists {len(found)}, but {policy.name} trades {len(policy.series)} "
-            f"instrument(s), trained on {', '.join(policy.series)}; name {len(policy.series)}, in "
-            "that order."
-        )
-    trained = _timeframe(policy, project)
-    if trained not in (None, timeframes[0]):
-        raise SettingsError(
-            f"{where}: {found[0].key} has bars of {timeframes[0]}, but {policy.name} was trained "
-            f"on bars of {trained}; name series with such bars."
-        )
-    return found
-
-
-def _timeframe(policy: SavedPolicy, project: Project) -> str | None:
-    """Of the bars it was trained on; None where neither its recipe nor our settings know it."""
-    if policy.recipe is not None:
-        recorded = {one.get("key"): one.get("timeframe") for one in policy.recipe.series}
-        return recorded.get(policy.series[0])
-    known = project.series.get(policy.series[0])
-    return None if known is None else known.timeframe
-
-
-def _features(
-    request: AdhocRequest,
-    policy: SavedPolicy | None,
-    project: Project,
-    feature_sets: Mapping[str, FeatureSet],
-) -> tuple[str, FeatureSet] | None:
-    """The feature set, one that gives what the policy sees."""
-    name = request.features
-    if name is None and policy is None:
-        return None
-    if name is None and policy is not None:
-        name = _of_policy(policy, feature_sets)
-    assert name is not None
-    where = f"{ORIGIN}: key 'features'"
-    if name in project.feature_sets and name not in feature_sets:
-        raise SettingsError(f"{where}: a plug-in that {name!r} needs is broken; see `indicators`.")
-    if name not in feature_sets:
-        raise SettingsError(f"{where} names {name!r}.{closest(name, list(feature_sets))}")
-    feature_set = feature_sets[name]
-    if policy is not None:
-        _check_features(where, name, feature_set, policy)
-    return name, feature_set
-
-
-def _of_policy(policy: SavedPolicy, feature_sets: Mapping[str, FeatureSet]) -> str:
-    """Name of the set a policy was trained with: as recorded, or the only one with its columns."""
-    if policy.settings is not None:
-        return policy.settings.features
-    fitting = [
-        name for name, one in feature_sets.items() if tuple(one.names) == policy.feature_names
-    ]
-    if len(fitting) != 1:
-        raise SettingsError(
-            f"{ORIGIN}: key 'features' is empty, and {policy.name} does not record its feature "
-            f"set; {len(fitting)} sets have its columns ({', '.join(policy.feature_names)}). Name "
-            f"one of {', '.join(feature_sets)}."
-        )
-    return fitting[0]
-
-
-def _check_features(where: str, name: str, feature_set: FeatureSet, policy: SavedPolicy) -> None:
-    if tuple(feature_set.names) != policy.feature_names:
-        raise SettingsError(
-            f"{where}: {name!r} has columns {', '.join(feature_set.names)}, but {policy.name} was "
-            f"trained on {', '.join(policy.feature_names)}; name a set with these, in that order."
-        )
-    if policy.recipe is None:
-        return
-    trained, now = policy.recipe.feature_set.get("indicators"), feature_set.code["indicators"]
-    if trained != now:
-        raise SettingsError(
-            f"{where}: {name!r} has the columns that {policy.name} was trained on, but computes "
-            f"them otherwise: it was {trained}, is {now}. Name a set that does it as then."
-        )
-
-
-def _environment(
-    request: AdhocRequest, policy: SavedPolicy | None, instruments: int
-) -> EnvironmentSettings:
-    """The policy's environment, or the defaults, with what differs."""
-    for key in request.environment:
-        where = f"{ORIGIN}: key 'environment.{key}'"
-        if key in OF_THE_REQUEST:
-            raise SettingsError(f"{where}: write it as key {key!r} of the request itself.")
-        if key in OF_TRAINING:
-            raise SettingsError(
-                f"{where} shapes training alone, a backtest does not read it; leave it out."
-            )
-        if key in OF_THE_POLICY and policy is not None:
-            raise SettingsError(
-                f"{where} is part of what {policy.name} was trained with; only a baseline takes "
-                "another. Leave it out."
-            )
-    if policy is not None:
-        base = policy.environment.model_dump(mode="json")
-    else:
-        base = dict(BASELINE_ENVIRONMENT)
-    content = merge(base, request.environment)
-    costs = EnvironmentSettings.model_validate(base).costs.model_dump(mode="json")
-    content["costs"] = merge(costs, request.costs)
-    if request.initial_equity is not None:
-        content["initial_equity"] = request.initial_equity
-    environment = parse_settings(content, EnvironmentSettings, ORIGIN)
-    if isinstance(environment.actions, BracketActions) and instruments != 1:
-        raise SettingsError(
-            f"{ORIGIN}: key 'environment.actions': actions of kind brackets trade one instrument, "
-            f"but {instruments} series are listed; use kind weights."
-        )
-    try:
-        environment.costs.check_lists(instruments)
-    except ValueError as error:
-        raise SettingsError(f"{ORIGIN}: key 'costs': {error}.") from None
-    return environment
-
-
-def _ms(instant_: datetime) -> int:
-    return round(instant_.timestamp() * 1000)
-
-
-def _text(value: datetime) -> str:
-    return instant(_ms(value))
+def milliseconds(at: datetime) -> int:
+    """An instant in ms."""
+    return round(at.timestamp() * 1000)

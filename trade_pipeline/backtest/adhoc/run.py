@@ -2,7 +2,7 @@
 
 The same bars, features, rules and engine as an experiment's backtests, so that over an
 experiment's own test part the equity is the same to the last bit. Knows no Dagster. Start at
-`run` and `write`; `request.resolve` checks what was asked.
+`run` and `write`; `resolution.resolve` checks what was asked.
 """
 
 import hashlib
@@ -13,12 +13,20 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from trade_pipeline.backtest.adhoc.range import assemble, day, notes_on_rows, rows_from
-from trade_pipeline.backtest.adhoc.request import ORIGIN, Resolved
+from trade_pipeline.backtest.adhoc.range import (
+    assemble,
+    check_bars,
+    notes_on_rows,
+    rows_from,
+)
+from trade_pipeline.backtest.adhoc.request import ORIGIN
+from trade_pipeline.backtest.adhoc.resolution import Resolved
 from trade_pipeline.backtest.adhoc.seen import Seen, seen_days
 from trade_pipeline.backtest.bundle import DETERMINISTIC, write_backtest
 from trade_pipeline.backtest.engine import BacktestResult, backtest
+from trade_pipeline.backtest.instants import day
 from trade_pipeline.backtest.report.pictures import equity_png
+from trade_pipeline.backtest.rules import lowered_leverage, too_few_bars
 from trade_pipeline.backtest.strategies import PolicyStrategy, Strategy, StrategyError, baseline
 from trade_pipeline.backtest.trial import HEADLINE
 from trade_pipeline.features.table import FeatureError
@@ -96,7 +104,8 @@ def run(request: Resolved, store: Path, project: Project) -> AdhocBacktest:
     """Assemble the rows and run; the store is only read.
 
     Raises:
-        SettingsError: the range is too short, or the policy's regimes need another series.
+        SettingsError: the range holds no bar, or fewer than the window or the rule needs; or the
+            policy's regimes need another series.
         StorageError: bars, manifest or features are missing, or do not fit each other.
         SplitError: the series share no rows.
         PolicyError: the policy cannot act on these rows.
@@ -104,6 +113,8 @@ def run(request: Resolved, store: Path, project: Project) -> AdhocBacktest:
     policy, environment = request.policy, request.environment
     span_ms = (_first_ms(request), request.span_ms[1])
     dataset = assemble(store, project, request.series, request.features, span_ms, ORIGIN)
+    if dataset.ts[-1] < request.span_ms[0]:
+        check_bars(store, request.series, request.span_ms, ORIGIN)
     rows = rows_from(dataset, request.span_ms[0], environment.window, ORIGIN)
     seen = Seen(0) if policy is None else seen_days(store, policy, dataset, rows)
     strategy: Strategy
@@ -118,6 +129,12 @@ def run(request: Resolved, store: Path, project: Project) -> AdhocBacktest:
             raise SettingsError(
                 f"{ORIGIN}: {policy.name} cannot know its regimes: {error}"
             ) from None
+    short_of_bars = too_few_bars(strategy, dataset, [rows], environment.window)
+    if short_of_bars is not None:
+        raise SettingsError(
+            f"{ORIGIN}: key 'baseline': {short_of_bars} Shorten its lookback, or move 'to' so "
+            "that more bars come before."
+        )
     result = backtest(dataset, rows, environment, strategy, ORIGIN)
     beside = tuple(
         backtest(dataset, rows, environment, baseline(one), ORIGIN)
@@ -125,7 +142,9 @@ def run(request: Resolved, store: Path, project: Project) -> AdhocBacktest:
         if one != request.baseline
     )
     short = notes_on_rows(dataset, rows, request.span_ms[0], environment.window)
-    notes = (*seen.notes, *request.notes, *short)
+    lowered = lowered_leverage(strategy, len(request.series), environment)
+    capped = () if lowered is None else (lowered,)
+    notes = (*seen.notes, *result.mishaps, *request.notes, *capped, *short)
     return AdhocBacktest(request, dataset, result, beside, seen, notes)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trade_pipeline.backtest.adhoc.policy import SavedPolicy
-from trade_pipeline.backtest.adhoc.range import SpanMs, day
+from trade_pipeline.backtest.adhoc.range import SpanMs
+from trade_pipeline.backtest.instants import day
 from trade_pipeline.backtest.promotion_record import policy_of, promotions
 from trade_pipeline.market.calendars import DAY_MS
 from trade_pipeline.settings.base import SettingsError
@@ -108,7 +109,7 @@ def seen_days(store: Path, policy: SavedPolicy, dataset: Dataset, rows: Rows) ->
         notes.append(
             f"{TRAINED}: {int(training.sum())} of the {len(days)} days of this range are days that "
             f"the policy was trained on ({_named(_runs(days, training))}). Training rows are no "
-            f"test: what it earns there says nothing of other days.{_others(policy, dataset)}"
+            f"test: what it earns there says nothing of other days."
         )
     if validation.any():
         notes.append(
@@ -165,13 +166,6 @@ def _perhaps(policy: SavedPolicy, days: Days) -> Seen:
             "stored here, so which of them it was trained on is not known.",
         ),
     )
-
-
-def _others(policy: SavedPolicy, dataset: Dataset) -> str:
-    others = [key for key in dataset.instruments if key not in policy.series]
-    if not others:
-        return ""
-    return f" It was trained on {', '.join(policy.series)}, not on {', '.join(others)}."
 
 
 def _ever_promoted(store: Path, policy: SavedPolicy) -> bool:

@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from trade_pipeline.backtest.compare.sides import Side, day
+from trade_pipeline.backtest.compare.sides import Side
+from trade_pipeline.backtest.instants import day
 from trade_pipeline.evaluation.growth import day_returns, drawdown, until_ruin
 from trade_pipeline.evaluation.measure import FloatArray, IntArray
 from trade_pipeline.evaluation.ratios import sharpe
+from trade_pipeline.market.calendars import DAY_MS
 
+MOST_CLOSED_DAYS = 5  # from one day of a market to the next, holidays included
 MOST_NAMED = 5  # of things that differ, in a sentence
+OTHER_BARS = "Different bars within the common time"
 FIRST = (  # what people look at first; the others follow by name
     *("total_return", "sharpe", "sharpe_low", "sharpe_high", "cagr", "volatility", "max_drawdown"),
     *("calmar", "sortino", "turnover", "exposure", "trades", "hit_rate", "profit_factor"),
@@ -41,42 +45,21 @@ class Rebased(NamedTuple):
 
 def doubts(a: Side, b: Side) -> list[str]:
     """Why the two cannot be compared just so; empty where they can."""
-    said = []
-    if a.instruments != b.instruments:
-        said.append(
-            f"Different markets: A trades {', '.join(a.instruments)}, B "
-            f"{', '.join(b.instruments)}. No figure of one says anything of the other."
-        )
-    elif names := _other_data(a.data, b.data):
-        said.append(f"Different data: {_some(names)} differ in content, or only one side has them.")
-    if (a.ts[0], a.ts[-1]) != (b.ts[0], b.ts[-1]):
-        shared = _shared(a, b)
-        together = (
-            "They share no time at all: markets were different ones."
-            if shared is None
-            else f"They share {day(shared[0])} to {day(shared[1])}; figures are of each one's "
-            "whole time, unless it says otherwise."
-        )
-        said.append(f"Different periods: A runs {a.period}, B {b.period}. {together}")
-    elif not np.array_equal(a.ts, b.ts):
-        said.append(f"Different bars within the same period: {a.ts.size} and {b.ts.size}.")
-    if a.figures.get("periods_per_year") != b.figures.get("periods_per_year"):
-        said.append(
-            "Different years: figures are annualised with "
-            f"{a.figures.get('periods_per_year')} and {b.figures.get('periods_per_year')} periods."
-        )
-    costs = [
-        key
-        for key in a.configuration | b.configuration
-        if key.startswith(("environment.costs.", "environment.initial_equity"))
-        and a.configuration.get(key) != b.configuration.get(key)
-    ]
-    if costs:
-        said.append(f"Different costs or rules of the account: {_some(sorted(costs))}.")
-    said += [
+    said = _unlike(a, b)
+    if same(a, b):
+        said = [
+            f"Both sides are the same, {a.key} version {a.version}: no figure can differ. Give "
+            "another key, or KEY@VERSION for an older version."
+        ]
+    notes = [
         f"{letter}: {note}" for letter, one in zip("AB", (a, b), strict=True) for note in one.notes
     ]
-    return said
+    return [*said, *notes]
+
+
+def same(a: Side, b: Side) -> bool:
+    """Whether both are one bundle of one version."""
+    return (a.key, a.version) == (b.key, b.version)
 
 
 def metric_differences(a: Side, b: Side) -> pl.DataFrame:
@@ -145,6 +128,75 @@ def common_figures(
         found.append((float(alive[-1]) - 1, float(drawdown(alive).min()), ratio))
     names = ("total_return", "max_drawdown", "sharpe")
     return [(name, *pair) for name, pair in zip(names, zip(*found, strict=True), strict=True)]
+
+
+def _unlike(a: Side, b: Side) -> list[str]:
+    """Markets, data, times and costs in which they differ."""
+    said = []
+    if a.instruments != b.instruments:
+        said.append(
+            f"Different markets: A trades {', '.join(a.instruments)}, B "
+            f"{', '.join(b.instruments)}. No figure of one says anything of the other."
+        )
+    elif names := _other_data(a.data, b.data):
+        said.append(f"Different data: {_some(names)} differ in content, or only one side has them.")
+    if (a.ts[0], a.ts[-1]) != (b.ts[0], b.ts[-1]):
+        shared = _shared(a, b)
+        together = (
+            "They share no time at all: markets were different ones."
+            if shared is None
+            else f"They share {day(shared[0])} to {day(shared[1])}; figures are of each one's "
+            "whole time, unless it says otherwise."
+        )
+        said.append(f"Different periods: A runs {a.period}, B {b.period}. {together}")
+    said += _gaps(a, b)
+    if a.figures.get("periods_per_year") != b.figures.get("periods_per_year"):
+        said.append(
+            "Different years: figures are annualised with "
+            f"{a.figures.get('periods_per_year')} and {b.figures.get('periods_per_year')} periods."
+        )
+    costs = [
+        key
+        for key in a.configuration | b.configuration
+        if key.startswith(("environment.costs.", "environment.initial_equity"))
+        and a.configuration.get(key) != b.configuration.get(key)
+    ]
+    if costs:
+        said.append(f"Different costs or rules of the account: {_some(sorted(costs))}.")
+    return said
+
+
+def _gaps(a: Side, b: Side) -> list[str]:
+    """Bars of the common time that only one side has equity of, such as skipped ones of folds."""
+    shared = _shared(a, b)
+    if shared is None:
+        return []
+    first, last = shared
+    inside = [one.ts[(one.ts >= first) & (one.ts <= last)] for one in (a, b)]
+    found = []
+    for letter, mine, other in zip("AB", inside, reversed(inside), strict=True):
+        missing = np.setdiff1d(other, mine)
+        if missing.size:
+            days = np.unique(missing // DAY_MS)
+            spans = np.split(days, np.flatnonzero(np.diff(days) > MOST_CLOSED_DAYS) + 1)
+            named = _some([_days(int(span[0]), int(span[-1])) for span in spans])
+            found.append(
+                f"{letter} has no equity at {missing.size:,} closes that the other has, on "
+                f"{days.size:,} day{'' if days.size == 1 else 's'}: {named}"
+            )
+    if not found:
+        return []
+    return [
+        f"{OTHER_BARS}: "
+        + "; ".join(found)
+        + ". Its line is straight there, and figures of days leave out what a side does not have."
+    ]
+
+
+def _days(first: int, last: int) -> str:
+    """Numbers of days as people write them."""
+    ends = [day(one * DAY_MS) for one in (first, last)]
+    return ends[0] if first == last else " to ".join(ends)
 
 
 def _reason(name: str, value: float | None, reasons: Mapping[str, str]) -> str | None:

@@ -11,25 +11,27 @@ import polars as pl
 
 from trade_pipeline.backtest.compare import differences
 from trade_pipeline.backtest.compare.sides import Side
-from trade_pipeline.backtest.report.chart_parts import Figure
+from trade_pipeline.backtest.report.chart_parts import Figure, hover_days
 from trade_pipeline.backtest.report.charts import equity_chart
 from trade_pipeline.backtest.report.curves import thin
-from trade_pipeline.backtest.report.frame import Section, chart, log_button, page
-from trade_pipeline.backtest.report.tables import (
+from trade_pipeline.backtest.report.figures import (
     MINUS,
     NOTHING,
     PERCENT,
-    Cell,
     cell,
-    hint,
-    html_list,
-    html_table,
+    described,
+    difference,
     label,
     plain_label,
+    repeated,
 )
+from trade_pipeline.backtest.report.frame import Section, chart, log_button, page
+from trade_pipeline.backtest.report.metric_tables import REPEATED, TAP
+from trade_pipeline.backtest.report.tables import Cell, hint, html_list, html_table
 from trade_pipeline.evaluation.measure import FloatArray, IntArray
 
 LIKE = "Both traded the same markets at the same times, on the same data and at the same costs."
+SAME = "Both sides are the same."
 # What a row of the leaderboard is laid beside another by, where both have it.
 RANKED = (
     *("sharpe", "sharpe_low", "sharpe_high", "deflated_sharpe", "total_return", "max_drawdown"),
@@ -59,6 +61,8 @@ def comparison(a: Side, b: Side) -> str:
             _differing("provenance-table", a.provenance | a.data, b.provenance | b.data),
         ),
     ]
+    if a.daily and b.daily:
+        hover_days(figures)
     return page(f"{a.key} beside {b.key}", _summary(a, b, doubts), sections, figures)
 
 
@@ -69,7 +73,9 @@ def _summary(a: Side, b: Side, doubts: Sequence[str]) -> str:
         f"B, {b.key} ({b.subject}), {returns[1]} from {b.period}."
     )
     unlike = [one.partition(":")[0].lower() for one in doubts if one.startswith("Different")]
-    return f"Not like with like: {', '.join(unlike)}. {said}" if unlike else said
+    if unlike:
+        return f"Not like with like: {', '.join(unlike)}. {said}"
+    return f"{SAME} {said}" if differences.same(a, b) else said
 
 
 def _sides(a: Side, b: Side) -> str:
@@ -84,18 +90,23 @@ def _sides(a: Side, b: Side) -> str:
         (False, [(name, False), (escape(left), False), (escape(right), False)])
         for name, left, right in lines
     ]
-    return html_table("sides-table", [("", False), ("A", False), ("B", False)], rows)
+    return _pairs("sides-table", [("", False), ("A", False), ("B", False)], rows)
 
 
 def _metrics(a: Side, b: Side) -> str:
     table = differences.metric_differences(a, b)
     rows: list[tuple[bool, list[Cell]]] = []
     reasons: dict[str, list[str]] = {}
-    for name, first, second, difference, why_a, why_b in table.iter_rows():
+    twice = repeated([dict(zip(table["metric"], table[side], strict=True)) for side in "ab"])
+    for name, first, second, apart, why_a, why_b in table.iter_rows():
+        if name in twice:
+            continue
         part, _, figure = name.rpartition(": ")
-        shown = f"{escape(part.capitalize())}: {label(figure).lower()}" if part else label(figure)
-        cells = [(shown, False), *((_value(figure, value), True) for value in (first, second))]
-        rows.append((False, [*cells, (_signed(figure, difference), True)]))
+        words = f"{part.capitalize()}: {plain_label(figure).lower()}" if part else None
+        values = (cell(figure, _whole(figure, value)) for value in (first, second))
+        apart = difference(figure, _whole(figure, apart))
+        cells = [(described(figure, words), False), *((text, True) for text in (*values, apart))]
+        rows.append((False, cells))
         for letter, why in (("A", why_a), ("B", why_b)):
             if why is not None:
                 plain = plain_label(figure)
@@ -104,7 +115,9 @@ def _metrics(a: Side, b: Side) -> str:
                 )
     said = [sentence.replace("{}", ", ".join(names), 1) for sentence, names in reasons.items()]
     header = [("", False), ("A", True), ("B", True), (f"B {MINUS} A", True)]
-    return html_table("metrics-table", header, rows) + html_list(said, "reasons")
+    left_out = hint(REPEATED) if twice else ""
+    body = _pairs("metrics-table", header, rows) + left_out
+    return hint(TAP) + body + html_list(said, "reasons")
 
 
 def _common(a: Side, b: Side, figures: dict[str, Figure]) -> str:
@@ -119,18 +132,23 @@ def _common(a: Side, b: Side, figures: dict[str, Figure]) -> str:
                 (label(name), False),
                 (cell(name, left), True),
                 (cell(name, right), True),
-                (_signed(name, None if left is None or right is None else right - left), True),
+                (
+                    difference(name, None if left is None or right is None else right - left),
+                    True,
+                ),
             ],
         )
         for name, left, right in differences.common_figures(a, b, shared)
     ]
     header = [("", False), ("A", True), ("B", True), (f"B {MINUS} A", True)]
     said = hint("Both are 1 where the common time begins; figures below are of that time alone.")
+    unlike = [line for line in differences.doubts(a, b) if line.startswith(differences.OTHER_BARS)]
+    said += html_list(unlike, "doubts")
     return (
         said
         + log_button("common-chart", "common-log")
         + chart("common-chart", "Equity and drawdown of both over the common time", tall=True)
-        + html_table("common-table", header, rows)
+        + _pairs("common-table", header, rows)
     )
 
 
@@ -149,22 +167,28 @@ def _leaderboards(a: Side, b: Side) -> str:
     tables = [_rows_by_name(one.leaderboard) for one in (a, b)]
     if not any(tables):
         return ""
-    names = list(dict.fromkeys((*tables[0], *tables[1])))
-    found = {key for table in tables for row in table.values() for key in row}
-    columns = [key for key in RANKED if key in found]
-    header: list[Cell] = [("", False)]
-    for key in columns:
-        header += [(f"{label(key)} A", True), (f"{label(key)} B", True)]
-    rows: list[tuple[bool, list[Cell]]] = []
-    for name in names:
+    parts = []
+    for place, name in enumerate(dict.fromkeys((*tables[0], *tables[1]))):
         pair = [table.get(name, {}) for table in tables]
         kind = next(row["kind"] for row in pair if row)
+        rows: list[tuple[bool, list[Cell]]] = []
+        for key in RANKED:
+            left, right = (row.get(key) for row in pair)
+            if left is None and right is None:
+                continue
+            apart = None if left is None or right is None else right - left
+            values = (cell(key, left), cell(key, right), difference(key, apart))
+            rows.append((False, [(label(key), False), *((text, True) for text in values)]))
         shown = name if kind == "policy" else f"{name} (baseline)"
-        cells: list[Cell] = [(escape(shown), False)]
-        for key in columns:
-            cells += [(cell(key, row.get(key)), True) for row in pair]
-        rows.append((kind == "policy", cells))
-    return html_table("leaderboards-table", header, rows)
+        header: list[Cell] = [("", False), ("A", True), ("B", True), (f"B {MINUS} A", True)]
+        body = _pairs(f"leaderboard-table-{place}", header, rows)
+        parts.append(f"<h3>{escape(shown)}</h3>\n{body}")
+    return "\n".join(parts)
+
+
+def _pairs(id_: str, header: list[Cell], rows: list[tuple[bool, list[Cell]]]) -> str:
+    """A table that a narrow screen shows without scrolling: a row's name above its values."""
+    return f'<div class="pairs">{html_table(id_, header, rows)}</div>'
 
 
 def _rows_by_name(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
@@ -187,7 +211,7 @@ def _differing(id_: str, a: dict[str, Any], b: dict[str, Any]) -> str:
         for name, _, _ in found
     ]
     same = len(a | b) - len(found)
-    return html_table(id_, [("", False), ("A", False), ("B", False)], rows) + hint(
+    return _pairs(id_, [("", False), ("A", False), ("B", False)], rows) + hint(
         f"{same} more are the same in both."
     )
 
@@ -197,12 +221,7 @@ def _setting(name: str, side: dict[str, Any]) -> str:
     return escape(str(side[name])) if name in side else NOTHING
 
 
-def _value(name: str, value: float | None) -> str:
+def _whole(name: str, value: float | None) -> float | None:
     """Counts come as floats from the frame; they are shown whole."""
     whole = value is not None and value == int(value) and name not in PERCENT
-    return cell(name, int(value) if whole and value is not None else value)
-
-
-def _signed(name: str, value: float | None) -> str:
-    text = _value(name, value)
-    return f"+{text}" if value is not None and value > 0 else text
+    return int(value) if whole and value is not None else value

@@ -6,7 +6,6 @@ trial's backtest, or one that somebody asked for. Start at `load_side`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from trade_pipeline.backtest.export.sources import (
     report_provenance,
     verified,
 )
+from trade_pipeline.backtest.instants import day
 from trade_pipeline.evaluation.measure import FloatArray, IntArray
 from trade_pipeline.storage import bundles
 from trade_pipeline.storage.documents import read_json
@@ -76,6 +76,12 @@ class Side:
         """First and last day."""
         return f"{day(self.ts[0])} to {day(self.ts[-1])}"
 
+    @property
+    def daily(self) -> bool:
+        """Whether its bars are days: a year has as many of both."""
+        periods = self.figures["periods_per_year"]
+        return bool(periods["bar"] == periods["day"])
+
 
 def load_side(store: Path, name: str) -> Side:
     """Read a report or backtest, verified.
@@ -89,7 +95,7 @@ def load_side(store: Path, name: str) -> Side:
         SettingsError: this code refuses the settings that a report recorded.
     """
     key, _, version = name.partition("@")
-    location = bundles.stored(ArtifactLocation(store, key), version or None)
+    location = bundles.find(store, key, version or None)
     bundles.verify(location)
     if is_report(location):
         return _report(location)
@@ -99,11 +105,6 @@ def load_side(store: Path, name: str) -> Side:
             "aapl_ppo/backtest/base.f0.s0."
         )
     return _asked(location) if location.child(ASKED).path.is_file() else _trial(location)
-
-
-def day(ms: Any) -> str:
-    """The UTC day of a time in ms."""
-    return f"{datetime.fromtimestamp(int(ms) / 1000, UTC):%Y-%m-%d}"
 
 
 def _report(location: ArtifactLocation) -> Side:

@@ -1,10 +1,18 @@
-"""Proof that a strategy does not look ahead: decisions never change when later bars arrive.
+"""Tries whether a strategy looks ahead: whether decisions change when later bars arrive.
 
-A strategy is started on the first rows of a dataset alone, and has to decide there as it does with
-all of it. Knows nothing of plug-ins. Start at `audit_strategy`.
+A strategy is started on rows of a dataset without those after them, and has to decide there as it
+does with them. The samples are those of `features.causality_check`; a strategy declares no
+lookback, so excerpts are long:
+
+- beginnings of the whole dataset, for what reaches far;
+- a stretch of 1,000 consecutive rows, each with at least 3,000 rows before it where there are as
+  many: the data ends on every one of them, so that frequent leaks have nowhere to hide;
+- 100 excerpts spread over the data, each with and without 64 rows after it.
+
+Knows nothing of plug-ins. Start at `audit_strategy`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -23,7 +31,13 @@ from trade_pipeline.training.splits import Fold, Rows
 ROWS_TO_DECIDE = 2_000_000  # in all; a compiled rule takes a second for them
 FEWEST_CUTS, MOST_CUTS = 8, 16
 CUTS_BY_ORDERS = 4  # of each so many, one also by its orders where there is a plan
-STRETCH = 32
+LAST_ROWS = 32  # of a beginning, on which orders are asked for; of an excerpt:
+LAST_ROWS_OF_EXCERPTS = 4
+STRETCH, HISTORY = 1_000, 3_000
+EXCERPTS, EXCERPT_ROWS = 100, 1_000
+TAIL = 64  # rows after an excerpt's last cut: what its decisions must not see
+# Multiples of the golden ratio spread evenly, however many are taken, and lock to no period.
+GOLDEN = (5**0.5 - 1) / 2
 BY_ROW = ("ts", "close_ts", "open", "high", "low", "close", "volume", "traded", "features")
 
 
@@ -67,21 +81,21 @@ def audit_strategy(
     environment: EnvironmentSettings,
     rows: Sequence[int] | None = None,
 ) -> list[LookAhead]:
-    """Compare decisions on beginnings of a dataset with those on all of it, bit for bit.
+    """Compare decisions without later rows to those with them, bit for bit.
 
-    A plan is compared on all rows of each beginning; orders on its last `STRETCH` rows, for an
-    account that starts flat, with a plan only of one beginning in `CUTS_BY_ORDERS`.
+    A plan is compared on all rows; orders on the last few, for an account that starts flat, of a
+    strategy with a plan only for one beginning in `CUTS_BY_ORDERS`.
 
     Args:
-        strategy: is started several times.
-        dataset: of which beginnings are taken; see `beginning`.
+        strategy: is started often: twice for each row of the stretch where it has no plan.
+        dataset: which rows are taken of; see `excerpt`.
         environment: window, costs and limits.
-        rows: lengths of the beginnings, 1 to T - 1; None draws some that end within slices, the
-            longest among them.
+        rows: lengths of beginnings, 1 to T - 1, that alone are tried; None: all samples, the same
+            for the same number of rows and slices.
 
     Returns:
-        The first decision at fault of each beginning that has one; none where there is no
-        look-ahead. The last row of a dataset cannot be at fault.
+        The first decision at fault of each try that has one; none where no look-ahead was found.
+        The last row of a dataset cannot be at fault.
 
     Raises:
         StrategyError: two runs on the same rows differ, or the account was written to.
@@ -95,27 +109,37 @@ def audit_strategy(
     _check_repeats(strategy, dataset, environment, whole)
     found = []
     for number, one in enumerate(chosen):
-        by_orders = whole is None or number % CUTS_BY_ORDERS == 0
-        first = _first_change(strategy, dataset, environment, whole, one, by_orders)
+        last = LAST_ROWS if whole is None or number % CUTS_BY_ORDERS == 0 else 0
+        first = _first_change(strategy, dataset, environment, whole, one, last)
         found += [] if first is None else [first]
+    if rows is None:
+        slices = dataset.segments, environment.window
+        for begin, cuts, end in (*_stretches(*slices), *_spread(*slices)):
+            found += _tried(strategy, excerpt(dataset, begin, end), environment, cuts, begin)
     return found
 
 
 def beginning(dataset: Dataset, rows: int) -> Dataset:
     """The first rows of a dataset, as if nothing had come after; it has no version."""
+    return excerpt(dataset, 0, rows)
+
+
+def excerpt(dataset: Dataset, begin: int, end: int) -> Dataset:
+    """Rows [begin, end) of a dataset, as if there were no others; it has no version."""
 
     def cut(segments: Rows) -> Rows:
-        return np.minimum(segments[segments[:, 0] < rows], rows)
+        inside = segments[(segments[:, 0] < end) & (segments[:, 1] > begin)]
+        return np.clip(inside, begin, end) - begin
 
     labels = dataset.regime_labels
     return replace(
         dataset,
-        **{name: getattr(dataset, name)[:rows] for name in BY_ROW},
+        **{name: getattr(dataset, name)[begin:end] for name in BY_ROW},
         segments=cut(dataset.segments),
         folds=tuple(Fold(*(cut(part) for part in fold)) for fold in dataset.folds),
         final=cut(dataset.final),
         version="",
-        regime_labels=None if labels is None else labels[:rows],
+        regime_labels=None if labels is None else labels[begin:end],
     )
 
 
@@ -133,12 +157,58 @@ def _drawn(dataset: Dataset, window: int) -> list[int]:
     return [int(one) for one in ends]
 
 
+def _stretches(segments: Rows, window: int) -> Iterator[tuple[int, list[int], int]]:
+    """Excerpts whose data ends on consecutive rows: first row, lengths to try, end row.
+
+    Of the longest slice, and of further ones while they are too short.
+    """
+    wanted = STRETCH
+    for a, b in sorted(segments.tolist(), key=lambda one: one[0] - one[1]):
+        needed = min(b - a, HISTORY + wanted + TAIL)
+        if wanted <= 0 or needed <= window:
+            return
+        begin = a + int(GOLDEN * (b - a - needed))
+        tried = min(wanted, needed - window)
+        first = max(window, needed - TAIL - tried)
+        yield begin, list(range(first, first + tried)), begin + needed
+        wanted -= tried
+
+
+def _spread(segments: Rows, window: int) -> Iterator[tuple[int, list[int], int]]:
+    """Excerpts of slices all over the data: first row, length without what comes after, end row."""
+    ends = np.cumsum(segments[:, 1] - segments[:, 0])
+    for position in range(1, EXCERPTS + 1):
+        rank = int((position * GOLDEN) % 1 * ends[-1])
+        number = int(np.searchsorted(ends, rank, side="right"))
+        a, b = segments[number].tolist()
+        last = b - (int(ends[number]) - rank) + 1
+        begin = max(a, last - EXCERPT_ROWS)
+        if last < b and last - begin >= window:
+            yield begin, [last - begin], min(b, last + TAIL)
+
+
+def _tried(
+    strategy: Strategy,
+    part: Dataset,
+    environment: EnvironmentSettings,
+    cuts: Sequence[int],
+    begin: int,
+) -> list[LookAhead]:
+    """What is found when an excerpt that begins at a row of the dataset ends at each cut."""
+    whole = _plan(strategy, part, environment)
+    last = LAST_ROWS_OF_EXCERPTS if whole is None else 0
+    found = [_first_change(strategy, part, environment, whole, cut, last) for cut in cuts]
+    return [
+        one._replace(rows=begin + one.rows, row=begin + one.row) for one in found if one is not None
+    ]
+
+
 def _check_repeats(
     strategy: Strategy, dataset: Dataset, environment: EnvironmentSettings, whole: Plan | None
 ) -> None:
     """Refuse randomness without a seed: it would look like look-ahead."""
     last = len(dataset.ts) - 1
-    orders = [_orders(strategy, dataset, dataset, environment, last) for _ in range(2)]
+    orders = [_orders(strategy, dataset, dataset, environment, last, LAST_ROWS) for _ in range(2)]
     same = all(
         _differences(mine._asdict(), other._asdict()) is None
         for mine, other in zip(*orders, strict=True)
@@ -159,18 +229,18 @@ def _first_change(
     environment: EnvironmentSettings,
     whole: Plan | None,
     rows: int,
-    by_orders: bool,
+    asked_rows: int,
 ) -> LookAhead | None:
-    """What changes when only so many rows are there."""
+    """What changes when only so many rows are there; orders are compared on the last few."""
     cut = beginning(dataset, rows)
     asked: list[Orders] = []
     given: list[Orders] = []
-    if by_orders:
-        asked = _orders(strategy, dataset, dataset, environment, rows - 1)
+    if asked_rows:
+        asked = _orders(strategy, dataset, dataset, environment, rows - 1, asked_rows)
     try:
         plan = _plan(strategy, cut, environment)
-        if by_orders:
-            given = _orders(strategy, cut, dataset, environment, rows - 1, asked)
+        if asked_rows:
+            given = _orders(strategy, cut, dataset, environment, rows - 1, asked_rows, asked)
     except Exception as error:
         return _change(dataset, rows, rows - 1, f"it fails: {said(error)}")
     if (plan is None) != (whole is None):
@@ -219,9 +289,10 @@ def _orders(
     dataset: Dataset,
     environment: EnvironmentSettings,
     last: int,
+    most: int,
     carried_out: Sequence[Orders] | None = None,
 ) -> list[Orders]:
-    """Its orders on the rows up to `last`, at most `STRETCH` of a slice.
+    """Its orders on the rows of a slice up to `last`.
 
     Args:
         strategy: is started on `seen`.
@@ -229,11 +300,12 @@ def _orders(
         dataset: the market that its account trades in.
         environment: of the account.
         last: row.
+        most: rows.
         carried_out: what the account does instead of these orders.
     """
     strategy.start(seen, environment)
     begins = [int(a) for a, b in dataset.segments if a <= last < b]
-    first = max([last - STRETCH + 1, *(a + environment.window - 1 for a in begins)])
+    first = max([last - most + 1, *(a + environment.window - 1 for a in begins)])
     instruments = len(dataset.instruments)
     account = Account.start(1, instruments, environment.initial_equity)
     rules, fills = Rules.of(environment, instruments), Fills.empty(1, instruments)

@@ -12,7 +12,7 @@ from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.simulator.kernel import Account, Orders
 from trade_pipeline.training.dataset import Dataset
 
-DISTANCES = ("stop_fraction", "take_fraction")
+DISTANCES = ("stop_fraction", "take_fraction", "band")
 
 
 class CheckedStrategy:

@@ -36,15 +36,7 @@ def make_strategy(found: InstalledStrategy, parameters: Mapping[str, Any]) -> An
         StrategyError: it cannot be imported or made, or what it makes is no strategy.
         SettingsError: its `Parameters` refuse the parameters.
     """
-    try:
-        content = EntryPoint(found.name, found.value, GROUP).load()
-    except FAILURES as error:
-        raise StrategyError(f"{found}: importing it fails: {said(error)}.") from error
-    if not callable(content):
-        raise StrategyError(
-            f"{found}: it is {type(content).__name__}; let the entry point name a class, or a "
-            "function that makes a strategy."
-        )
+    content = load_content(found)
     arguments = _validated(content, parameters, str(found))
     try:
         strategy = content(**arguments)
@@ -64,6 +56,36 @@ def make_strategy(found: InstalledStrategy, parameters: Mapping[str, Any]) -> An
     return strategy
 
 
+def load_content(found: InstalledStrategy) -> Any:
+    """What an entry point names: a class, or a function that makes a strategy.
+
+    Raises:
+        StrategyError: it cannot be imported, or is neither.
+    """
+    try:
+        content = EntryPoint(found.name, found.value, GROUP).load()
+    except FAILURES as error:
+        raise StrategyError(f"{found}: importing it fails: {said(error)}.") from error
+    if not callable(content):
+        raise StrategyError(
+            f"{found}: it is {type(content).__name__}; let the entry point name a class, or a "
+            "function that makes a strategy."
+        )
+    return content
+
+
+def parameters_model(content: Any, origin: str) -> type[BaseModel] | None:
+    """The model `Parameters` of a class or function, None where it has none.
+
+    Raises:
+        StrategyError: it is no pydantic model.
+    """
+    model = getattr(content, "Parameters", None)
+    if model is None or (isinstance(model, type) and issubclass(model, BaseModel)):
+        return model
+    raise StrategyError(f"{origin}: its Parameters are {model!r}; give a pydantic model.")
+
+
 def said(error: BaseException) -> str:
     """An error in few words, with the file and line that it came from."""
     frames = [
@@ -77,24 +99,33 @@ def said(error: BaseException) -> str:
 
 
 def try_strategy(job: Mapping[str, Any], report: Callable[[Any], None]) -> None:
-    """The child's side: make it and report why it cannot be, else nothing."""
+    """The child's side: make it and report why it cannot be, else nothing.
+
+    Parameters that are refused are reported as `refused`: they are an error of the experiment.
+    """
     try:
         make_strategy(InstalledStrategy(*job["found"]), job["parameters"])
     except StrategyError as error:
         report({"error": str(error)})
-    except SettingsError:  # whoever makes it in earnest says so
-        report({"error": None})
+    except SettingsError as error:
+        report({"error": None, "refused": str(error)})
     else:
         report({"error": None})
 
 
 def _validated(content: Any, parameters: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """The keyword arguments, through the model `Parameters` where there is one."""
-    model = getattr(content, "Parameters", None)
+    model = parameters_model(content, origin)
     if model is None:
+        try:
+            inspect.signature(content).bind(**parameters)
+        except TypeError as error:
+            raise SettingsError(
+                f"{origin}: wrong parameters {dict(parameters)}: {error}.{_signature(content)}"
+            ) from error
+        except ValueError:
+            pass  # it says nothing of its parameters: making it shows what it takes
         return dict(parameters)
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise StrategyError(f"{origin}: its Parameters are {model!r}; give a pydantic model.")
     fields = model.model_fields
     known = {*fields, *(field.alias for field in fields.values() if field.alias)}
     for key in parameters:

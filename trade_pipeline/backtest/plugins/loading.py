@@ -8,6 +8,7 @@ that names its distribution and entry point. Start at `load_strategy`.
 import json
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from trade_pipeline.backtest.plugins.installed import (
 )
 from trade_pipeline.backtest.protocol import Strategy
 from trade_pipeline.features.plugins.process import Ended, run_child
-from trade_pipeline.settings.baselines import PluginBaseline
+from trade_pipeline.settings.base import SettingsError
+from trade_pipeline.settings.baselines import BaselineSettings, PluginBaseline
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline.training.dataset import Dataset, write_dataset
@@ -71,14 +73,53 @@ class TriedStrategy(CheckedStrategy):
                 "environment": environment.model_dump(mode="json"),
             }
             ended = run_child(TRY_ON_DATA, job, DATA_LIMIT_S)
-        return _problem_of(ended, self._found, "deciding on the data", DATA_LIMIT_S)
+        return problem_of(ended, self._found, "deciding on the data", DATA_LIMIT_S)
 
 
 def load_strategy(settings: PluginBaseline) -> TriedStrategy:
     """The strategy of an entry of an experiment's `baselines`.
 
     Raises:
-        SettingsError: there is no such entry point, or its `Parameters` refuse the parameters.
+        SettingsError: there is no such entry point, or it refuses the parameters.
+        StrategyError: several have its name, or it cannot be imported or made.
+    """
+    found = try_to_make(settings)
+    # What it prints would stand among what our commands print.
+    with redirect_stdout(sys.stderr):
+        strategy = make_strategy(found, settings.parameters)
+    return TriedStrategy(settings.label, found, settings.parameters, strategy)
+
+
+def check_parameters(baselines: Iterable[BaselineSettings], origin: str) -> list[str]:
+    """Make each plug-in strategy in a process of its own, to refuse wrong parameters early.
+
+    Args:
+        baselines: of an experiment.
+        origin: its file, as errors name it.
+
+    Returns:
+        Why others could not be made: sentences. Whoever runs them fails with these.
+
+    Raises:
+        SettingsError: a strategy refuses its parameters, or is not installed.
+    """
+    problems = []
+    for one in baselines:
+        if isinstance(one, PluginBaseline):
+            try:
+                try_to_make(one)
+            except StrategyError as error:
+                problems.append(str(error))
+            except SettingsError as error:
+                raise SettingsError(f"{origin}: key 'baselines': {error}") from error
+    return problems
+
+
+def try_to_make(settings: PluginBaseline) -> InstalledStrategy:
+    """Which strategy an entry names, once it could be made in a process of its own.
+
+    Raises:
+        SettingsError: there is no such entry point, or it refuses the parameters.
         StrategyError: several have its name, or it cannot be imported or made.
     """
     found = find_strategy(settings.name)
@@ -88,19 +129,23 @@ def load_strategy(settings: PluginBaseline) -> TriedStrategy:
     problem = _TRIED[attempt]
     if problem is not None:
         raise StrategyError(problem)
-    # What it prints would stand among what our commands print.
-    with redirect_stdout(sys.stderr):
-        strategy = make_strategy(found, settings.parameters)
-    return TriedStrategy(settings.label, found, settings.parameters, strategy)
+    return found
 
 
 def _failure(found: InstalledStrategy, parameters: dict[str, Any]) -> str | None:
-    """Why it cannot be made in a process of its own; None where it can."""
+    """Why it cannot be made in a process of its own; None where it can.
+
+    Raises:
+        SettingsError: it refuses the parameters.
+    """
     ended = run_child(TRY, {"found": found, "parameters": parameters}, LIMIT_S)
-    return _problem_of(ended, found, "importing and making it", LIMIT_S)
+    refused = ended.reports[0].get("refused") if ended.reports else None
+    if refused is not None:
+        raise SettingsError(refused)
+    return problem_of(ended, found, "importing and making it", LIMIT_S)
 
 
-def _problem_of(ended: Ended, found: InstalledStrategy, doing: str, limit_s: float) -> str | None:
+def problem_of(ended: Ended, found: InstalledStrategy, doing: str, limit_s: float) -> str | None:
     """What a child reported, or how it ended without a report."""
     if ended.reports:
         problem: str | None = ended.reports[0]["error"]

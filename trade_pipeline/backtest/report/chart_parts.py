@@ -4,6 +4,7 @@ Colours read on white and on black; backgrounds are transparent. The page's scri
 the grid to those of the page. Start at `layout` and `axis`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ LONG, SHORT = "#2f81f7", "#d4762c"
 BASELINES = ("#d4762c", "#7d8590", "#9a6dd7", "#1a9e96", "#c4587f", "#8a8d2b")
 DASHES = ("dot", "dash", "dashdot", "longdash")
 CLEAR = "rgba(0,0,0,0)"
-MINUTE = "%Y-%m-%d %H:%M"
+DAY, MINUTE = "%Y-%m-%d", "%Y-%m-%d %H:%M"
 
 
 def layout(**parts: Any) -> Figure:
@@ -46,6 +47,14 @@ def time_axis(**parts: Any) -> Figure:
     """A time axis with a line under the pointer."""
     line = {"spikecolor": INK, "spikethickness": 1, "spikedash": "dot"}
     return axis(type="date", hoverformat=MINUTE, **line) | parts
+
+
+def hover_days(figures: Mapping[str, Figure]) -> None:
+    """Let all charts show days without a time: of daily bars it says nothing."""
+    for one in figures.values():
+        axis_ = one["layout"]["xaxis"]
+        if axis_.get("hoverformat") == MINUTE:
+            axis_["hoverformat"] = DAY
 
 
 def few_digits(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -47,8 +47,9 @@ def equity_chart(
     """Equity above, drawdown below and exposure under it, on one time axis.
 
     Args:
-        curves: (escaped name, kind, points); kind is policy, trial or baseline. Drawdowns of
-            trials are left out where there is a policy: they would bury it.
+        curves: (escaped name, kind, points); kind is policy (in the foreground, strongest), trial
+            or baseline. Drawdowns of trials are left out where there is a policy: they would bury
+            it.
         exposure: [m] ms UTC and [m] gross exposure as a multiple of equity from then on.
         regimes: shaded behind equity.
     """
@@ -59,8 +60,8 @@ def equity_chart(
     # Trials first: what is drawn later lies on top.
     for name, kind, points in sorted(curves, key=lambda curve: _LAYERS[curve[1]]):
         if kind == "trial":
-            line: Figure = {"color": POLICY, "width": 1}
-            style: Figure = {"line": line, "opacity": 0.5}
+            line: Figure = {"color": POLICY, "width": 1.25}
+            style: Figure = {"line": line, "opacity": 0.9}
             first = not any(trace.get("legendgroup") == "trials" for trace in drawn)
             style |= {"legendgroup": "trials", "showlegend": first, "legendrank": 2}
             if has_policy:

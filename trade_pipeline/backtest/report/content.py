@@ -5,7 +5,8 @@ Start at `ReportInput`; `check` says what cannot be drawn.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import polars as pl
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+DAY_MS = 86_400_000
 Prices = tuple[IntArray, FloatArray, FloatArray, FloatArray, FloatArray]
 
 TRIP_COLUMNS = (
@@ -31,7 +33,11 @@ SENSITIVITY_COLUMNS = ("name", "strategy")
 
 @dataclass(frozen=True)
 class Curve:
-    """Equity over time of one trial, baseline or policy (the median seed, stitched)."""
+    """Equity over time.
+
+    A policy is in the foreground: a report's median seed, stitched, or what a page is about; a
+    trial is another seed of it.
+    """
 
     name: str
     kind: Literal["trial", "baseline", "policy"]
@@ -39,6 +45,16 @@ class Curve:
     """[n] ms UTC, increasing."""
     equity: FloatArray
     """[n] quote currency, E_0 first."""
+
+
+class Fold(NamedTuple):
+    """Times of one fold, each first and last, ms UTC."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+    curve: tuple[int, int]
+    """Of the closes that its equity is known at: from the first decision on."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +68,20 @@ class ReportInput:
     prices: dict[str, Prices]
     """Instrument to (ts of bar opens in ms UTC, open, high, low, close), [n] each."""
     trips: pl.DataFrame
-    """`TRIP_COLUMNS` of the trial shown; exit columns and net are null where still open, as in
-    `pl.concat([tables.trips, tables.open_lots], how="diagonal")`. Further columns are shown where
-    there are: `quantity`, `fee`, `mfe` and `mae` (price units), `regime`, `entry_row` and
-    `exit_row`. Empty without columns is fine."""
+    """`TRIP_COLUMNS` of the trial shown; exit columns and net are null where still open, which
+    then has `realised` and `unrealised`, as `open_trips` gives them. Further columns are shown
+    where there are: `quantity`, `fee`, `mfe` and `mae` (price units), `regime`, `entry_row` and
+    `exit_row`, or `bars`. Empty without columns is fine."""
     metrics: dict[str, dict[str, Any]]
     """Column name to the result of `evaluation.metrics.metrics`, or of `bundle.figures`, which
     has `market`, `capacity` and `regimes` besides."""
     provenance: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    financing: float | None = None
+    """Interest, borrowing and funding that the trial shown paid, quote currency; None: trades and
+    equity are not reconciled."""
+    folds: list[Fold] = field(default_factory=list)
+    """In time order, where the curves are stitched of the test parts of several, or of one."""
     months: pl.DataFrame = field(default_factory=pl.DataFrame)
     """`evaluation.periods.MONTH_SCHEMA` of the policy shown."""
     rolling: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -75,6 +96,17 @@ class ReportInput:
     """`SENSITIVITY_COLUMNS` and figures: a row a strategy under other costs or delays."""
     configuration: str = ""
     """YAML text."""
+
+    @property
+    def seams(self) -> list[tuple[int, int]]:
+        """From where the curve of one fold ends to where that of the next begins."""
+        return [(one.curve[1], other.curve[0]) for one, other in pairwise(self.folds)]
+
+    @property
+    def daily(self) -> bool:
+        """Whether every bar begins at midnight UTC, so that no time of day says anything."""
+        opens = [ts for ts, *_ in self.prices.values()]
+        return bool(opens) and all(bool((ts % DAY_MS == 0).all()) for ts in opens)
 
 
 def check(report: ReportInput) -> None:

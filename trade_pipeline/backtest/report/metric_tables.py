@@ -3,26 +3,28 @@
 Start at `leaderboard_table` and `metric_tables`.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping
 from html import escape
 from typing import Any
 
 import polars as pl
 
+from trade_pipeline.backtest.instants import instant
 from trade_pipeline.backtest.report.content import SENSITIVITY_COLUMNS
-from trade_pipeline.backtest.report.tables import (
+from trade_pipeline.backtest.report.figures import (
     NOTHING,
     cell,
-    hint,
-    html_list,
-    html_table,
+    described,
     label,
     percent,
     plain_label,
+    repeated,
 )
+from trade_pipeline.backtest.report.tables import hint, html_list, html_table
 from trade_pipeline.evaluation.periods import MONTHS, heat_map
 
+REPEATED = "Figures of bars that are those of days in every column are left out."
+TAP = "A tap on an underlined name says what it is."
 Metrics = Mapping[str, Mapping[str, Any]]
 
 # Columns shown under the column they bound: words, then the endings of their names.
@@ -101,7 +103,7 @@ def metric_tables(metrics: Metrics) -> str:
         for column, found in metrics.items()
         for warning in found.get("warnings", ())
     ]
-    parts = [_side_by_side("metrics-table", metrics) + html_list(said, "reasons")]
+    parts = [hint(TAP) + _side_by_side("metrics-table", metrics) + html_list(said, "reasons")]
     for key, heading, words in BESIDE:
         given = {column: found[key] for column, found in metrics.items() if found.get(key)}
         if given:
@@ -113,22 +115,26 @@ def metric_tables(metrics: Metrics) -> str:
 
 def _side_by_side(id_: str, metrics: Metrics) -> str:
     """A row a figure, a column each result; one line a reason under the table."""
-    names = list(dict.fromkeys(name for found in metrics.values() for name in found["values"]))
+    twice = repeated([found["values"] for found in metrics.values()])
+    every = dict.fromkeys(name for found in metrics.values() for name in found["values"])
+    names = [name for name in every if name not in twice]
     rows = []
     for name in names:
         values = [found["values"].get(name) for found in metrics.values()]
-        rows.append((False, [(label(name), False), *((cell(name, v), True) for v in values)]))
+        rows.append((False, [(described(name), False), *((cell(name, v), True) for v in values)]))
     header = [("", False), *((escape(column), True) for column in metrics)]
-    return html_table(id_, header, rows) + html_list(_reasons(metrics), "reasons")
+    said = hint(REPEATED) if twice else ""
+    return html_table(id_, header, rows) + said + html_list(_reasons(metrics, twice), "reasons")
 
 
-def _reasons(metrics: Metrics) -> list[str]:
+def _reasons(metrics: Metrics, without: Collection[str] = ()) -> list[str]:
     """Which figures are undefined and why: a dozen are often so for the same cause."""
     said = []
     for column, found in metrics.items():
         reasons: dict[str, list[str]] = {}
         for name, reason in found.get("undefined", {}).items():
-            reasons.setdefault(reason, []).append(plain_label(name))
+            if name not in without:
+                reasons.setdefault(reason, []).append(plain_label(name))
         said += [f"{column}: no {', '.join(named)}: {why}." for why, named in reasons.items()]
     return said
 
@@ -138,9 +144,9 @@ def _binding(capacities: Metrics) -> str:
     lines = []
     for column, found in capacities.items():
         if "binding" in found:
-            at = datetime.fromtimestamp(found["binding"]["close_ts"] / 1000, UTC)
+            at = instant(found["binding"]["close_ts"])
             which = found["binding"]["instrument"]
-            lines.append(f"{column}: the bar of {which} that closes {at:%Y-%m-%d %H:%M} binds.")
+            lines.append(f"{column}: the bar of {which} that closes {at} binds.")
     return html_list(lines, "reasons")
 
 
@@ -245,7 +251,8 @@ def sensitivity_table(table: pl.DataFrame) -> str:
     header = [("Strategy", False), ("Case", False), *((label(name), True) for name in figures)]
     words = (
         "Costs are fees and slippage. One bar later, decisions know what was known a bar earlier; "
-        "a result that falls apart then hung on speed, or on a leak. At other costs a strategy may "
+        "a result that falls apart then hung on speed, or on a leak; each slice begins a bar later "
+        "for it, so it has that many bars fewer. At other costs a strategy may "
         "trade at other times, so more costs can come out better by chance."
     )
     return html_table("sensitivity-table", header, rows) + hint(words)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from trade_pipeline.backtest.report import windows
-from trade_pipeline.backtest.report.chart_parts import Figure
+from trade_pipeline.backtest.report.chart_parts import Figure, hover_days
 from trade_pipeline.backtest.report.charts import (
     MOST_MARKED_TRIPS,
     equity_chart,
@@ -38,6 +38,8 @@ from trade_pipeline.backtest.report.curves import (
     steps,
     thin,
 )
+from trade_pipeline.backtest.report.figures import number, percent
+from trade_pipeline.backtest.report.folds import folds_table, mark_seams
 from trade_pipeline.backtest.report.frame import Section, chart, log_button, page
 from trade_pipeline.backtest.report.metric_tables import (
     leaderboard_table,
@@ -47,7 +49,7 @@ from trade_pipeline.backtest.report.metric_tables import (
 )
 from trade_pipeline.backtest.report.performance_charts import learning_chart, rolling_chart
 from trade_pipeline.backtest.report.regime_shading import Runs, runs
-from trade_pipeline.backtest.report.tables import MINUS, hint, html_list, number, percent
+from trade_pipeline.backtest.report.tables import Cell, hint, html_list, html_table
 from trade_pipeline.backtest.report.trade_charts import (
     MOST_SCATTERED,
     excursion_chart,
@@ -79,6 +81,7 @@ def render(report: ReportInput) -> str:
     trades = listed(report.trips if report.trips.height else pl.DataFrame(schema=TRIP_SCHEMA))
     sections = [
         Section("leaderboard", "Leaderboard", leaderboard_table(report.leaderboard)),
+        Section("folds", "Folds", folds_table(report.folds, report.seams, report.daily)),
         Section("equity", "Equity and drawdown", _equity(report, found, figures)),
         Section("months", "Monthly returns", months_table(report.months)),
         Section("rolling", "Rolling Sharpe ratio and volatility", _rolling(report, figures)),
@@ -91,14 +94,18 @@ def render(report: ReportInput) -> str:
         Section("provenance", "Provenance", _provenance(report)),
         Section("notes", "Notes", html_list(report.notes, "notes")),
     ]
+    if report.seams:
+        for id_ in figures:
+            if id_ == "equity-chart" or id_.startswith("price-chart"):
+                mark_seams(figures[id_], report.seams)
+    if report.daily:
+        hover_days(figures)
     return page(report.title, summary(report), sections, figures, data)
 
 
 def summary(report: ReportInput) -> str:
     """What the page says, in one sentence."""
-    shown = next((c for c in report.curves if c.kind == "policy"), None) or next(
-        iter(report.curves), None
-    )
+    shown = foreground(report)
     if shown is None:
         return "No equity curve was given."
     grown, deepest = _growth(shown), float(drawdown(shown.equity).min())
@@ -111,6 +118,12 @@ def summary(report: ReportInput) -> str:
         f"From {first:%Y-%m-%d} to {last:%Y-%m-%d} {shown.name} returned {percent(grown)}{ratio}, "
         f"falling {percent(-deepest)} at worst" + (f"; {against}." if against else ".")
     )
+
+
+def foreground(report: ReportInput) -> Curve | None:
+    """The curve that trades and prices are of."""
+    policies = [curve for curve in report.curves if curve.kind == "policy"]
+    return next(iter([*policies, *report.curves]), None)
 
 
 def _growth(curve: Curve) -> float:
@@ -211,12 +224,42 @@ def _trades(report: ReportInput, trades: pl.DataFrame, data: dict[str, Any]) -> 
     if trades.height == 0:
         return ""
     charts = {name: f"price-chart-{place}" for place, name in enumerate(report.prices)}
-    body, data["trades"] = trade_list(trades, charts)
-    return body + hint(
+    body, data["trades"] = trade_list(trades, charts, report.daily)
+    said = (
         "A trade goes from flat to flat. Where it was built up or closed in parts, quantity is all "
         "that was entered, prices are those of its first and last fill, and MFE and MAE are "
         "measured from the mean entry price of what was held at the time."
     )
+    return body + hint(said) + _reconciled(report, trades)
+
+
+def _reconciled(report: ReportInput, trades: pl.DataFrame) -> str:
+    """Trades and financing as what they add up to: the change of equity."""
+    shown = foreground(report)
+    if report.financing is None or shown is None or "net" not in trades.columns:
+        return ""
+    still_open = trades.filter(pl.col("net").is_null())
+    lines = [(f"Net of {_trades_in_words(trades.height - still_open.height)}", trades["net"].sum())]
+    if still_open.height:
+        held = _trades_in_words(still_open.height, "still open")
+        lines += [
+            (f"Realised so far of {held}", still_open["realised"].sum()),
+            (f"Unrealised of {held}, at the last close", still_open["unrealised"].sum()),
+        ]
+    lines += [
+        ("Interest, borrowing and funding", -report.financing),
+        ("Change of equity", float(shown.equity[-1] - shown.equity[0])),
+    ]
+    rows: list[tuple[bool, list[Cell]]] = [
+        (place == len(lines) - 1, [(escape(name), False), (number(float(value)), True)])
+        for place, (name, value) in enumerate(lines)
+    ]
+    header: list[Cell] = [("", False), ("Quote currency", True)]
+    return "<h3>What equity changed by</h3>\n" + html_table("reconciled-table", header, rows)
+
+
+def _trades_in_words(count: int, kind: str = "closed") -> str:
+    return f"{count:,} {kind} trade{'' if count == 1 else 's'}"
 
 
 def _results(trades: pl.DataFrame, figures: dict[str, Figure]) -> str:
@@ -265,7 +308,7 @@ def _results(trades: pl.DataFrame, figures: dict[str, Figure]) -> str:
 
 def _result(name: str, value: float) -> str:
     """To a hundredth of a percent: many trades earn little each."""
-    return f"{value * 100:,.2f} %".replace("-", MINUS) if name == "return" else number(value)
+    return percent(value, places=2) if name == "return" else number(value)
 
 
 def _learning(report: ReportInput, figures: dict[str, Figure]) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trade_pipeline.backtest.report.tables import MINUS, NOTHING, Cell, html_table
+from trade_pipeline.backtest.report.figures import MINUS, NOTHING
+from trade_pipeline.backtest.report.tables import Cell, html_table
 
 MOST_LISTED = 10_000  # about 900 kB of page
 PAGE_ROWS = 50
@@ -49,6 +50,8 @@ COLUMNS = (
     Column("fee", "Fee", "number", 3, 2),
     Column("net", "Net", "number", 3, 2),
     Column("return", "Return", "percent"),
+    Column("realised", "Realised so far", "number", 3, 2),
+    Column("unrealised", "Unrealised", "number", 3, 2),
     Column("mfe_share", "MFE", "percent"),
     Column("mae_share", "MAE", "percent"),
     Column("bars", "Bars held", "number"),
@@ -62,7 +65,8 @@ def listed(trips: pl.DataFrame) -> pl.DataFrame:
     """Trips by entry time with the columns of `COLUMNS` that can be had, numbered from 1.
 
     `return` is the net result as a part of what was bought or sold, `mfe_share` and `mae_share` are
-    parts of the mean entry price, `bars` is how many opens lie between entry and exit.
+    parts of the mean entry price, `bars` is how many opens lie between entry and exit, or the last
+    close where still open.
     """
     has = set(trips.columns)
     added = []
@@ -74,7 +78,8 @@ def listed(trips: pl.DataFrame) -> pl.DataFrame:
             part = pl.col(name) / pl.col("entry_price")
             added.append(pl.when(pl.col("entry_price") > 0).then(part).alias(f"{name}_share"))
     if {"entry_row", "exit_row"} <= has:
-        added.append((pl.col("exit_row") - pl.col("entry_row")).alias("bars"))
+        bars = pl.col("exit_row") - pl.col("entry_row")
+        added.append((pl.coalesce(bars, "bars") if "bars" in has else bars).alias("bars"))
     if "regime" in has:
         label = pl.col("regime").cast(pl.String)
         named = pl.when(label == "-1").then(pl.lit(NO_REGIME)).otherwise(label)
@@ -101,13 +106,16 @@ def at_first_and_last_fill(trips: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def trade_list(trades: pl.DataFrame, charts: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+def trade_list(
+    trades: pl.DataFrame, charts: Mapping[str, str], daily: bool = False
+) -> tuple[str, dict[str, Any]]:
     """The list's html and what the page's script needs.
 
     Args:
         trades: of `listed`, at least one. More than `MOST_LISTED` are cut down to those that won or
             lost most.
         charts: instrument to the id of its chart, which a trade is shown in.
+        daily: whether bars are days, so that no time of day is shown.
     """
     everything = trades.height
     if everything > MOST_LISTED:
@@ -117,7 +125,7 @@ def trade_list(trades: pl.DataFrame, charts: Mapping[str, str]) -> tuple[str, di
     instruments = trades["instrument"].unique(maintain_order=True).to_list()
     shown = [column for column in columns if column.key != "instrument" or len(instruments) > 1]
     places = {column.key: _places(column, trades[column.key]) for column in shown}
-    whole_days = _whole_days(trades)
+    whole_days = daily or _whole_days(trades)
     rows = [
         (
             False,
@@ -157,9 +165,10 @@ def trade_list(trades: pl.DataFrame, charts: Mapping[str, str]) -> tuple[str, di
         if more
         else ""
     )
-    return _controls(trades) + table + _PAGER + cut + without, data
+    return _controls(trades) + table + _PRINTED + _PAGER + cut + without, data
 
 
+_PRINTED = '<p id="trades-printed" class="hint paper"></p>'
 _PAGER = (
     '<div id="trades-pager" class="controls" hidden>'
     '<button type="button" data-to="first" aria-label="First page">\N{LEFTWARDS ARROW TO BAR}'
@@ -241,5 +250,8 @@ def _cell(column: Column, value: Any, places: int, whole_days: bool) -> Cell:
         return escape(value), False
     if column.kind == "time":
         return f"{value:%Y-%m-%d}" if whole_days else f"{value:%Y-%m-%d %H:%M}", True
-    shown = f"{value * 100:,.{places}f} %" if column.kind == "percent" else f"{value:,.{places}f}"
-    return shown.replace("-", MINUS), True
+    unit, value = (" %", value * 100) if column.kind == "percent" else ("", value)
+    shown = f"{value:,.{places}f}"
+    if value != 0 and not shown.strip("-0."):  # not nothing, though it rounds to that
+        shown = np.format_float_positional(float(f"{value:.0e}"), trim="-")
+    return shown.replace("-", MINUS) + unit, True

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from trade_pipeline.backtest.adhoc.request import parse_request, resolve
+from trade_pipeline.backtest.adhoc.request import parse_request
+from trade_pipeline.backtest.adhoc.resolution import resolve
 from trade_pipeline.backtest.adhoc.run import AdhocBacktest, run
 from trade_pipeline.features.registry import FeatureSet
 from trade_pipeline.features.registry import resolve as resolve_features

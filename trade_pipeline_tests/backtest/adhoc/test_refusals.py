@@ -54,6 +54,21 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
         {"policy": POLICY, "from": "2020-01-01", "to": "2020-01-12"},
         ["2 rows", f"first {LOOKBACK} bars", "Widen"],
     ),
+    (
+        {**HOLD, "from": "2021-05-05T06:00", "to": "2021-05-05T18:00"},
+        [
+            f"from 2021-05-05 06:00 to 2021-05-05 18:00 holds no bar of {ALPHA}",
+            "before opens at 2021-05-05, the next one after opens at 2021-05-06 (UTC)",
+        ],
+    ),
+    (
+        {**HOLD, "from": "2022-09-26T06:00", "to": "2022-09-27"},
+        ["holds no bar", "before opens at 2022-09-26 (UTC). Widen"],
+    ),
+    (
+        {"baseline": {"kind": "sma_cross", "slow": 700}, "series": [ALPHA]},
+        ["'baseline': sma_cross_20_700 needs 700 bars", "there are 599 at most", "stays flat"],
+    ),
     ({"policy": POLICY, "costs": {"fees": 1}}, ["costs.fees", "Did you mean"]),
     ({"policy": POLICY, "costs": {"fee": {"bps": -1}}}, ["bps", "-1"]),
     ({"policy": POLICY, "costs": {"lot_size": [1, 2]}}, ["lot_size lists 2 numbers for 1"]),

@@ -198,6 +198,29 @@ def test_bars_without_features_are_no_rows_and_that_is_said(gapped: Deployment) 
     assert "2 rows in 1 slice(s), the longest of 2, but a window of 1 needs 3" in said
 
 
+def test_a_liquidation_and_a_leverage_that_is_none_are_said(
+    project: Deployment, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {
+        "baseline": {"kind": "volatility_target", "window": 5, "target": 10, "max_leverage": 30},
+        "series": [ALPHA],
+        **FIRST_TEST,
+    }
+    limits = {"max_leverage": 30, "max_position": 30, "maintenance_margin": 0.02}
+    done = ask(project, **asked, environment=limits)
+    count = done.result.summary["fills"]["liquidation"]
+    assert count > 0
+    note = done.notes[0]
+    assert note.startswith(f"{count} position(s) of volatility_target_10_5_max_leverage_30 were")
+    staging = bundles.staging(tmp_path / "store", "adhoc")
+    write(done, staging)
+    page = staging.child("report.html").path.read_text(encoding="utf-8")
+    assert page.count("were liquidated for want of margin") == 1
+
+    (note,) = ask(project, **asked).notes
+    assert "may take 30 times equity, but the environment caps it at 1;" in note
+
+
 def test_keys_differ_by_what_is_asked_and_not_by_how(project: Deployment) -> None:
     def key(**content: Any) -> str:
         return ask(project, **{**FIRST_TEST, **content}).request.key

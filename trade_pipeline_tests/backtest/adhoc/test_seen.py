@@ -62,7 +62,23 @@ def test_days_of_training_on_another_series_are_said_to_be_that(project: Deploym
         start="2021-03-20",
         end="2021-06-01",
     )
-    assert f"It was trained on {ALPHA}, not on {BETA}" in done.notes[0]
+    (seen, other) = done.notes
+    assert seen.startswith("IN-SAMPLE")
+    assert f"base.f1.s0 was trained on {ALPHA}, but trades {BETA} here" in other
+
+
+def test_series_in_another_order_are_said_to_stand_in_anothers_place(project: Deployment) -> None:
+    policy = "pair/policy/base.f0.s0"
+    store = project.places.store
+    dataset = load_dataset(bundles.current(layout.experiment_bundle(store, "pair", "dataset")))
+    asked = {"policy": policy, **dates(dataset, dataset.folds[0].test)}
+    usual, swapped = (ask(project, **asked, series=keys) for keys in ([ALPHA, BETA], [BETA, ALPHA]))
+    assert usual.notes == ()
+    assert not np.array_equal(usual.result.equity, swapped.result.equity)
+    (note,) = swapped.notes
+    assert note.startswith(
+        f"base.f0.s0 was trained on {ALPHA}, {BETA}, in that order, but trades {BETA}, {ALPHA} here"
+    )
 
 
 def test_a_policy_from_elsewhere_is_run_and_doubted(trained: Deployment) -> None:

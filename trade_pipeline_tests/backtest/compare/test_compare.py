@@ -13,7 +13,8 @@ from polars.testing import assert_frame_equal
 from typer.testing import CliRunner, Result
 
 import trade_pipeline
-from trade_pipeline.backtest.adhoc.request import parse_request, resolve
+from trade_pipeline.backtest.adhoc.request import parse_request
+from trade_pipeline.backtest.adhoc.resolution import resolve
 from trade_pipeline.backtest.adhoc.run import run as run_asked
 from trade_pipeline.backtest.adhoc.run import write
 from trade_pipeline.backtest.compare.differences import (
@@ -31,7 +32,7 @@ from trade_pipeline.features.registry import resolve as resolve_features
 from trade_pipeline.settings.project import read_project
 from trade_pipeline.storage import bundles
 from trade_pipeline.storage.documents import read_json
-from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.storage.location import ArtifactLocation, StorageError
 from trade_pipeline_tests.deployment import Deployment, built_once
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def side(
     }
     given: dict[str, Any] = {
         "key": "made/backtest/base.f0.s0",
-        "version": "0" * 32,
+        "version": f"{abs(hash((*days, *equity, str(values), str(more)))):032x}",
         "subject": "made",
         "ts": np.array(days, np.int64) * DAY,
         "equity": np.array(equity),
@@ -78,10 +79,16 @@ def side(
 FOUR = side([0, 10, 20, 30], [100.0, 110.0, 121.0, 60.5])
 
 
-def test_a_result_beside_itself_raises_no_doubt_and_differs_in_nothing(store: Path) -> None:
+def test_a_result_beside_itself_is_said_to_be_that_and_differs_in_nothing(
+    store: Path, tmp_path: Path
+) -> None:
+    done = run(store, TRIAL, TRIAL, tmp_path / "page.html")
+    assert f"Both sides are the same, {TRIAL} version" in done.stdout
+    text = (tmp_path / "page.html").read_text()
+    assert "Both sides are the same" in text.split("</header>")[0]
+    assert "KEY@VERSION" in section(text, "doubts")
     for key in (REPORT, TRIAL):
         one = load_side(store, key)
-        assert doubts(one, one) == []
         differences = metric_differences(one, one)
         assert set(differences["difference"].drop_nulls()) == {0.0}
         assert differing(one.configuration, one.configuration) == []
@@ -98,7 +105,12 @@ def test_a_result_beside_itself_raises_no_doubt_and_differs_in_nothing(store: Pa
             "Different costs or rules of the account: environment.costs.fee.bps.",
         ),
         ({"notes": ("in-sample: it trained on 3 of these days.",)}, "B: in-sample"),
-        ({"ts": np.array([0, 11, 20, 30]) * DAY}, "Different bars within the same period"),
+        (
+            {"ts": np.array([0, 11, 20, 30]) * DAY},
+            "Different bars within the common time: A has no equity at 1 closes that the other "
+            "has, on 1 day: 1970-01-12; B has no equity at 1 closes that the other has, on 1 day: "
+            "1970-01-11.",
+        ),
         (
             {"ts": np.array([10, 20, 30, 40]) * DAY},
             "Different periods: A runs 1970-01-01 to 1970-01-31, B 1970-01-11 to 1970-02-10. They "
@@ -131,6 +143,21 @@ def test_what_may_differ_raises_no_doubt() -> None:
         data={"ohlcv|a": "1", "features/more|a": "2"},
     )
     assert doubts(FOUR, other) == []
+
+
+def test_differences_of_percentages_are_points_and_of_times_are_times() -> None:
+    figures = {"sharpe": 1.5, "longest_drawdown_days": 634.04, "hit_rate": 0.5}
+    others = {"sharpe": 1.25, "longest_drawdown_days": 610.0, "hit_rate": 0.5}
+    page = comparison(
+        side([0, 1], [1.0, 1.5], figures), side([0, 1], [1.0, 1.512], others, version="1" * 32)
+    )
+    table = re.sub("</summary>.*?</details>", "", section(page, "metrics"))
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")]
+    shown = {re.sub("<[^>]+>", "", row[0]): row[-1] for row in rows if row}
+    assert shown["Total return"] == "+1.20 pp"
+    assert shown["Sharpe (days)"] == "−0.25"
+    assert shown["Longest drawdown"] == "−24 days"
+    assert shown["Hit rate"] == "0.00 pp"
 
 
 def test_differences_are_b_minus_a_and_the_undefined_has_its_reason() -> None:
@@ -169,6 +196,16 @@ def test_curves_start_at_one_where_their_common_time_begins() -> None:
     ruined = side([0, 5, 20, 30], [100.0, 0.0, 0.0, 0.0])
     assert common(ruined, late) is None
     assert "no time in which both have equity" in comparison(ruined, late)
+
+
+def test_days_that_only_one_side_has_are_named_where_they_are_laid_over() -> None:
+    days = [*range(10), *range(16, 40)]
+    a, b = side(days, [1.0] * 34), side([*range(30), *range(36, 40)], [1.0] * 34)
+    (said,) = doubts(a, b)
+    assert "A has no equity at 6 closes" in said
+    assert "6 days: 1970-01-11 to 1970-01-16" in said
+    assert "6 days: 1970-01-31 to 1970-02-05" in said
+    assert said in section(comparison(a, b), "common")
 
 
 def test_a_reports_side_is_the_stitched_curve_of_its_median_seed(store: Path) -> None:
@@ -248,12 +285,13 @@ def test_what_can_not_be_compared_is_named(trained: Deployment, tmp_path: Path) 
     store, page = trained.places.store, tmp_path / "page.html"
     for name, said in (
         ("alone/policy/base.f0.s0", "is neither a report nor a backtest"),
-        ("alone/reprot", "no version is current"),
+        ("alone/reprot", "alone/reprot: no such bundle is stored in"),
         (f"{REPORT}@{'0' * 32}", f"version {'0' * 32} is not there"),
     ):
         done = run(store, REPORT, name, page)
         assert done.exit_code == 1
         assert said in done.stderr
+    assert "Did you mean 'alone/report'?" in run(store, "alone/reprot", REPORT, page).stderr
     folder = bundles.current(ArtifactLocation(store, TRIAL)).path
     content = (folder / "equity.parquet").read_bytes()
     (folder / "equity.parquet").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -271,7 +309,7 @@ def test_a_report_whose_policies_were_pruned_is_compared_and_the_gap_is_said(
     assert any(name.startswith("package ") for name in whole.provenance)
     shutil.rmtree(store / "alone" / "policy")
     gone = load_side(store, REPORT)
-    (said,) = doubts(whole, gone)
+    said = doubts(whole, gone)[-1]
     assert said.startswith("B: alone/policy/base.f0.s0 version ")
     assert "no longer stored" in said
 
@@ -282,6 +320,8 @@ def test_a_notebook_gets_the_differences_as_a_frame_and_the_doubts_as_warnings(
     with pytest.warns(UserWarning, match="Different periods"):
         found = trade_pipeline.compare(REPORT, TRIAL, store=store)
     values = [load_side(store, key).figures["values"]["sharpe"] for key in (REPORT, TRIAL)]
+    with pytest.raises(StorageError, match=r"None is no key; give two such as"):
+        trade_pipeline.compare(REPORT, None, store=store)  # type: ignore[arg-type]
     row = found.row(by_predicate=pl.col("metric") == "sharpe", named=True)
     assert [row["a"], row["b"], row["difference"]] == [*values, values[1] - values[0]]
 
@@ -303,7 +343,8 @@ def test_a_backtest_that_was_asked_for_brings_its_own_doubts(trained: Deployment
     same = load_side(store, "adhoc_backtest/test")
     assert doubts(tested, same) == []
     assert same.equity.tolist() == tested.equity.tolist()
-    assert {row for row in metric_differences(tested, same)["undefined_b"] if row} == set()
+    beside = metric_differences(tested, same)
+    assert beside["undefined_b"].to_list() == beside["undefined_a"].to_list()
     other = doubts(tested, load_side(store, "adhoc_backtest/training"))
     assert any(line.startswith("Different periods") for line in other)
     assert any(line.startswith("B: IN-SAMPLE") for line in other)
@@ -337,3 +378,6 @@ def test_a_browser_lays_both_curves_over_each_other_without_a_network(
         )
         assert starts == [1, 1]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    hidden = page.evaluate("""[...document.querySelectorAll(".scroll")].filter(
+        (e) => e.scrollWidth > e.clientWidth).map((e) => e.firstChild.id)""")
+    assert hidden == [], "both sides and their difference are in sight"

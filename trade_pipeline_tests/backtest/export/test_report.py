@@ -233,6 +233,9 @@ def test_what_comes_out_of_the_zip_is_verified_and_taken_in_elsewhere(
     policy = out / "policies" / f"base.f0.s{median_seed(template / 'store')}"
     for folder in (policy, out / "report"):
         assert run(other, "verify", str(folder)).exit_code == 0
+    several = run(other, "verify", str(tmp_path / "report.zip"))
+    assert several.exit_code == 1
+    assert "unzip it, run `sha256sum --check SHA256SUMS` there" in several.stderr
     done = run(other, "import", str(policy), "--as", "imported/theirs")
     assert done.exit_code == 0, done.stderr
     readme = (out / "README.txt").read_text()

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trade_pipeline.backtest.plugins.audit import audit_strategy, beginning
+from trade_pipeline.backtest.plugins.audit import audit_strategy, beginning, excerpt
 from trade_pipeline.backtest.protocol import Plan, PlannedRule, Strategy
 from trade_pipeline.backtest.strategies import PolicyStrategy, StrategyError, baseline
 from trade_pipeline.settings.environment import EnvironmentSettings
 from trade_pipeline.simulator.kernel import Account, Orders
 from trade_pipeline.training.dataset import Dataset
+from trade_pipeline_tests.backtest.rule_markets import environment, market
 from trade_pipeline_tests.backtest.test_engine_compiled import EVERY
 from trade_pipeline_tests.training import synthetic, untrained
 
@@ -119,6 +120,43 @@ def test_a_plan_that_looks_ahead_is_found(weights: Callable[[Dataset], Any]) -> 
     assert all(one.row < one.rows for one in found)
 
 
+WALK = market(100 * np.exp(np.random.default_rng(0).normal(0, 0.01, 20_000).cumsum()))
+LONG_ONLY = environment(actions={"kind": "weights"})
+
+
+def leaking(every: int, ahead: int, until: int = 20_000) -> Callable[[Dataset], Any]:
+    """Weights that tell whether a later close is higher, on every so many rows up to one."""
+
+    def weights(seen: Dataset) -> Any:
+        number = (seen.ts - WALK.ts[0]) // synthetic.HOUR_MS
+        later = np.zeros(seen.close.shape)
+        rows = np.flatnonzero((number % every == 0) & (number < until))
+        rows = rows[rows + ahead < len(seen.ts)]
+        later[rows] = seen.close[rows + ahead] > seen.close[rows]
+        return later
+
+    return weights
+
+
+@pytest.mark.parametrize("every, ahead", [(10, 1), (63, 1), (97, 5), (250, 64)])
+def test_a_leak_on_few_rows_is_found_asked_or_planned(every: int, ahead: int) -> None:
+    dataset = excerpt(WALK, 0, 2223)
+    weights = leaking(every, ahead)
+    asked = Asked(lambda seen, row: weights(seen)[row])
+    for strategy in (Planned(weights), asked):
+        found = audit_strategy(strategy, dataset, LONG_ONLY)
+        assert found
+        for one in found:
+            assert one.row % every == 0 and one.rows - ahead <= one.row < one.rows
+            assert dataset.close[one.row + ahead, 0] > dataset.close[one.row, 0]
+            assert one.time.timestamp() * 1000 == dataset.close_ts[one.row]
+
+
+def test_a_leak_far_from_the_stretch_is_found() -> None:
+    found = audit_strategy(Planned(leaking(30, 5, until=8_000)), WALK, LONG_ONLY)
+    assert found and all(one.row < 8_000 for one in found)
+
+
 def test_orders_are_audited_beside_a_clean_plan() -> None:
     class Both(Asked):
         def plan(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
@@ -190,3 +228,10 @@ def test_a_beginning_holds_nothing_of_later_rows() -> None:
     assert cut.segments.tolist() == [[0, 397], [397, 420]]
     assert cut.folds[0].test.tolist() == [[394, 397], [397, 420]]
     assert cut.market.rows == len(cut.features) == len(cut.close_ts) == 420
+
+
+def test_an_excerpt_holds_nothing_of_rows_around_it() -> None:
+    cut = excerpt(DATASET, 395, 460)
+    assert cut.segments.tolist() == [[0, 2], [2, 59], [59, 65]]
+    assert cut.folds[0].test.tolist() == [[0, 2], [2, 59], [59, 65]]
+    np.testing.assert_array_equal(cut.close, DATASET.close[395:460])

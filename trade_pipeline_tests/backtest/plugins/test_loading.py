@@ -84,7 +84,7 @@ def test_wrong_parameters_name_distribution_key_and_what_is_near(
         assert word in str(refused.value)
     with pytest.raises(SettingsError, match=r"unknown parameter 'perod'\. Did you mean 'period'"):
         baseline(plugin("average", perod=5))
-    with pytest.raises(StrategyError, match=r"cannot be made .*'high': 3.*It takes \(level\)\.$"):
+    with pytest.raises(SettingsError, match=r"wrong param.*'high': 3.*It takes \(level\)\.$"):
         baseline(plugin("plain", high=3))
 
 

@@ -203,6 +203,53 @@ def test_darkness_follows_the_system_until_the_button_overrides_it(browser, file
         assert eventually(tab, lambda: axis(tab, "font.color", "equity-chart") == dark_ink)
 
 
+def test_what_was_chosen_last_holds_for_the_next_page(browser, file):
+    colour = "getComputedStyle(document.body).backgroundColor"
+    with opened(browser, file, LISTED, color_scheme="light") as tab:
+        tab.click("#theme")
+        tab.reload()
+        tab.wait_for_selector(LISTED)
+        assert tab.evaluate(colour) == DARK
+        assert tab.get_attribute("#theme", "aria-pressed") == "true"
+
+
+def test_paper_is_light_shows_every_trade_and_cuts_no_table(browser, file):
+    sheet = {"viewport": {"width": 1046, "height": 700}}  # A4 landscape, 10 mm margins
+    with opened(browser, file, color_scheme="dark", **sheet) as tab:
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")  # as printing does
+        assert tab.locator("#trades-table tbody tr").count() == TRADES
+        tab.emulate_media(media="print", color_scheme="dark")
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == LIGHT
+        red, green, blue = tab.evaluate(
+            "getComputedStyle(document.querySelector('#trades-table td')).color.match(/\\d+/g)"
+        )
+        assert max(int(red), int(green), int(blue)) < 64
+        inks = tab.evaluate(
+            "[...document.querySelectorAll('.chart text')].map(e => getComputedStyle(e).fill)"
+        )
+        assert inks and set(inks) == {"rgb(31, 35, 40)"}
+        cut = tab.evaluate("""[...document.querySelectorAll("table, .chart svg, pre")].filter(
+            (e) => e.getBoundingClientRect().right > innerWidth + 1
+                || e.parentElement.scrollWidth > e.parentElement.clientWidth + 1
+        ).map((e) => e.id || e.tagName)""")
+        assert cut == []
+        assert tab.locator("#provenance pre").is_visible()
+        tab.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert tab.locator("#trades-table tbody tr").count() == 50
+
+
+def test_trades_that_are_not_printed_are_counted_and_it_is_said_where_they_are(browser, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(render(full_report(bars=6_000, trades=2_100)), encoding="utf-8")
+    with opened(browser, path, LISTED) as tab:
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        tab.emulate_media(media="print")
+        said = tab.locator("#trades-printed")
+        expect(said).to_be_visible()
+        expect(said).to_contain_text("first 2,000 of 2,100 trades; 100 are left out: Download CSV")
+        assert tab.locator("#trades-table tbody tr").count() == 2_000
+
+
 def test_a_phone_scrolls_no_page_sideways_but_tables_in_themselves(browser, file):
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     with opened(browser, file, **phone) as tab:
@@ -223,6 +270,35 @@ def test_without_scripts_there_are_the_tables_and_the_first_trades_just_as_with_
         assert "the first 50 of 120 trades; the others need JavaScript" in said
     with opened(browser, file, LISTED) as tab:
         assert tab.locator("#trades-table tbody tr").all_inner_texts() == plain
+
+
+def test_a_trade_that_earned_next_to_nothing_reads_the_same_with_and_without_scripts(
+    browser, report, tmp_path
+):
+    nets = report.trips["net"].to_list()
+    tiny = pl.Series("net", [-0.00042, 0.0000003, 0.0, *nets[3:]])
+    path = tmp_path / "report.html"
+    path.write_text(render(replace(report, trips=report.trips.with_columns(tiny))), "utf-8")
+    with opened(browser, path, LOADED, java_script_enabled=False) as tab:
+        plain = tab.locator("#trades-table tbody tr").all_inner_texts()
+    assert "−0.0004" in plain[0] and "0.0000003" in plain[1]
+    with opened(browser, path, LISTED) as tab:
+        assert tab.locator("#trades-table tbody tr").all_inner_texts() == plain
+
+
+def test_a_tap_on_a_figure_says_what_it_is_on_a_phone(browser, file):
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    with opened(browser, file, **phone) as tab:
+        figure = tab.locator("#metrics-table .meaning", has_text="System quality number")
+        words = figure.get_by_text("Van Tharp")
+        expect(words).to_be_hidden()
+        figure.locator("summary").tap()
+        expect(words).to_be_visible()
+        box = figure.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
+        figure.locator("summary").press("Enter")
+        expect(words).to_be_hidden()
 
 
 def test_hostile_names_run_nowhere(browser, report, tmp_path):

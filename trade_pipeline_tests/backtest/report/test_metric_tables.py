@@ -2,17 +2,25 @@
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from trade_pipeline.backtest.report.figures import cell, difference, plain_label
 from trade_pipeline.backtest.report.metric_tables import (
     metric_tables,
     months_table,
     sensitivity_table,
 )
-from trade_pipeline.backtest.report.tables import cell, plain_label
+from trade_pipeline.evaluation.meanings import INTERVAL, MEANINGS, meaning
+from trade_pipeline.evaluation.metrics import metrics
 from trade_pipeline.evaluation.periods import MONTH_SCHEMA
+from trade_pipeline.evaluation.relative import relative
+
+DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
+ELSEWHERE = {"deflated_sharpe", "equity", "largest_share"}  # of all trials; of capacity
 
 HOSTILE = '</script><script>alert("x")</script>'
 
@@ -21,7 +29,8 @@ def rows_of(html, id_):
     """The texts of a table's rows."""
     body = re.search(rf'id="{id_}".*?<tbody>(.*?)</tbody>', html, re.DOTALL).group(1)
     texts = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("\n")]
-    return [[re.sub("<[^>]*>", "", text) for text in row] for row in texts]
+    named = [[re.sub("</summary>.*?</details>", "", text) for text in row] for row in texts]
+    return [[re.sub("<[^>]*>", "", text) for text in row] for row in named]
 
 
 def months(*returns):
@@ -150,3 +159,85 @@ def test_figures_have_names_people_know(name, words):
 )
 def test_values_carry_the_unit_of_their_figure(name, value, text):
     assert cell(name, value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("sharpe", -0.0, "0.00"),
+        ("sharpe", -0.00123456, "−0.00123"),
+        ("total_return", 0.0004, "0.04 %"),
+        ("total_return", -0.000012, "−0.001 %"),
+        ("total_return", -0.0, "0.0 %"),
+        ("longest_drawdown_days", 634.04, "634 days"),
+        ("longest_drawdown_days", 0.135, "3.2 h"),
+        ("longest_drawdown_days", 0, "0 days"),
+    ],
+)
+def test_nothing_that_is_not_zero_is_shown_as_zero_and_times_read_well(name, value, text):
+    assert cell(name, value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("total_return", 0.012, "+1.20 pp"),
+        ("max_drawdown", -0.031, "−3.10 pp"),
+        ("exposure", -0.0000123, "−0.001 pp"),
+        ("sharpe", 0.25, "+0.25"),
+        ("trades", -3, "−3"),
+        ("sharpe", 0.0, "0.00"),
+        ("sharpe", None, "–"),
+    ],
+)
+def test_a_difference_has_a_sign_and_that_of_percentages_is_in_points(name, value, text):
+    assert difference(name, value) == text
+
+
+def test_figures_of_daily_bars_stand_once_and_of_other_bars_twice():
+    base = {"sharpe": 1.0, "sharpe_bar": 1.0, "cagr": 0.1, "cagr_day": 0.1, "hit_rate": 0.5}
+    base |= {"hit_rate_day": 0.5, "hit_rate_bar": 0.5, "omega": None, "omega_bar": None}
+    undefined = {"omega": "no loss", "omega_bar": "no loss"}
+    other = base | {"sharpe": 2.0, "sharpe_bar": 2.0}
+    columns = {
+        name: {"values": values, "undefined": undefined}
+        for name, values in (("a", base), ("b", other))
+    }
+    html = metric_tables(columns)
+    shown = [row[0] for row in rows_of(html, "metrics-table")]
+    assert shown == ["Sharpe (days)", "Annual growth", "Hit rate", "Hit rate (days)", "Omega"]
+    assert "a: no Omega: no loss." in html
+    assert "are left out" in html
+    columns["b"]["values"] = other | {"sharpe_bar": 2.1, "hit_rate_bar": None}
+    html = metric_tables(columns)
+    shown = [row[0] for row in rows_of(html, "metrics-table")]
+    assert {"Sharpe (bars)", "Hit rate (bars)"} <= set(shown)
+    assert "Annual growth (days)" not in shown
+
+
+def test_a_figure_says_what_it_is_in_words_that_need_no_mouse():
+    html = metric_tables({"base": {"values": {"sqn": 1.0, "bars": 5}, "undefined": {}}})
+    names = re.findall('<th scope="row">(.*?)</th>', html)
+    assert names[0].startswith(
+        '<details class="meaning"><summary>System quality number</summary><span>Mean result of'
+    )
+    assert names[1] == "Bars"
+
+
+def test_every_figure_that_is_computed_has_a_meaning_or_speaks_for_itself():
+    equity = 100 * np.exp(np.cumsum(np.random.default_rng(0).normal(0, 0.01, 90)))
+    ts = np.arange(90) * 86_400_000
+    found = metrics(equity, ts, 365.0, 365.0, np.ones(89), np.ones(89), np.array([1.0, -1.0]))
+    beside = relative(equity, ts, equity[::-1].copy(), ts, 365.0)
+    without = {name for name in (*found["values"], *beside) if meaning(name) is None}
+    assert without == {"total_return", "fees_paid", "bars", "days"}
+    assert all(name in found["values"] or name in beside or name in ELSEWHERE for name in MEANINGS)
+
+
+def test_the_words_of_the_docs_are_those_of_the_reports():
+    text = DOCS.read_text(encoding="utf-8").partition("## In words")[2].partition("\n## ")[0]
+    rows = [row.split("|") for row in text.splitlines() if row.startswith("| `")]
+    assert {row[1].strip(" `"): row[2].strip() for row in rows} == {
+        **MEANINGS,
+        "x_low`, `x_high": INTERVAL,
+    }

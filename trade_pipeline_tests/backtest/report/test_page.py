@@ -209,7 +209,7 @@ def test_a_policy_row_shows_its_seeds_range_and_interval(page):
 
 
 def test_an_undefined_figure_is_a_dash_with_its_reason_below(page):
-    row = re.search(r'<th scope="row">Calmar</th>.*?</tr>', page).group(0)
+    row = re.search(r"<summary>Calmar</summary>.*?</tr>", page).group(0)
     assert row.endswith('<td class="number">–</td></tr>')
     assert "flat: no Calmar: equity never fell below its highest value." in page
     assert not re.search(r">(nan|None|inf)\b", page[: page.index("<script")])
@@ -255,6 +255,23 @@ def test_every_name_is_escaped(report, full):
 def test_plotly_knows_every_property_of_the_figures(full_page):
     for figure in figures_in(full_page).values():
         go.Figure(figure)  # raises on an unknown or misspelt property
+
+
+def test_daily_bars_show_days_everywhere_and_minutes_their_time(report, full_page):
+    late = timedelta(hours=21)  # when the session closes that a stop was touched in
+    page = render(
+        replace(report, trips=pl.DataFrame([trip(3, "long", 5.0, exit_time=START + late)]))
+    )
+    axes = [figure["layout"]["xaxis"] for figure in figures_in(page).values()]
+    dated = [one["hoverformat"] for one in axes if "hoverformat" in one]
+    assert dated and set(dated) == {"%Y-%m-%d"}
+    assert data_in(page)["trades"]["wholeDays"]
+    table = page.split('id="trades-table"')[1].split("</table>")[0]
+    assert f"{START:%Y-%m-%d}</td>" in table
+    assert "21:00" not in table
+    axes = [figure["layout"]["xaxis"] for figure in figures_in(full_page).values()]
+    assert "%Y-%m-%d %H:%M" in {one.get("hoverformat") for one in axes}
+    assert not data_in(full_page)["trades"]["wholeDays"]
 
 
 def test_entries_and_exits_are_marked(page):

@@ -65,6 +65,16 @@ def test_a_trade_still_open_and_one_without_regime_say_so():
     assert first["Regime"] == "none"
 
 
+def test_a_trade_still_open_says_what_it_earned_so_far_and_how_long_it_is_held():
+    held = OPEN | {"realised": 12.5, "unrealised": -3.25, "bars": 7}
+    html, _ = trade_list(listed(trips({"net": 1.0}, held)), {})
+    header = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', html)
+    closed, still_open = (dict(zip(header, row, strict=True)) for row in cells(html))
+    names = ("Net", "Realised so far", "Unrealised", "Bars held")
+    assert [still_open[name] for name in names] == ["–", "12.50", "−3.25", "7"]
+    assert [closed[name] for name in names] == ["1.00", "–", "–", "4"]
+
+
 def test_columns_without_any_value_are_left_out():
     bare = trips({}).drop("quantity", "fee", "mfe", "mae", "regime", "entry_row")
     assert set(listed(bare).columns) == {
@@ -90,6 +100,20 @@ def test_days_show_no_time_of_day_and_minutes_do():
     assert ">2024-01-01<" in days and data["wholeDays"]
     minutes, data = trade_list(listed(trips({"exit_time": START + timedelta(minutes=90)})), {})
     assert ">2024-01-01 01:30<" in minutes and not data["wholeDays"]
+
+
+def test_daily_bars_show_no_time_of_day_though_a_session_closes_in_the_afternoon():
+    closes = trips({"exit_time": START + timedelta(hours=21)})
+    html, data = trade_list(listed(closes), {}, daily=True)
+    assert data["wholeDays"] and "21:00" not in html
+
+
+def test_a_result_that_rounds_to_nothing_keeps_a_digit_and_its_sign():
+    html, _ = trade_list(listed(trips({}, {"net": -0.00042}, {"net": 0.0})), {})
+    header = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', html)
+    shown = [dict(zip(header, row, strict=True)) for row in cells(html)]
+    assert [row["Net"] for row in shown] == ["28.50", "−0.0004", "0.00"]
+    assert [row["Return"] for row in shown] == ["2.85 %", "−0.00004 %", "0.00 %"]
 
 
 def test_one_instrument_needs_no_column_of_its_own_but_stays_in_the_data():

@@ -33,7 +33,13 @@ function withArrays(value) {
 const figures = read("figures");
 const data = read("data");
 
-// ---- Light and dark: the system decides until the button does.
+// ---- Light and dark: the system decides until the button does, which is remembered.
+
+const THEME = "trade_pipeline theme";
+try {
+  const chosen = localStorage.getItem(THEME);
+  if (["light", "dark"].includes(chosen)) root.dataset.theme = chosen;
+} catch { /* kept from pages on disk by some browsers: then the choice holds for this page */ }
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 const themeButton = document.getElementById("theme");
@@ -188,11 +194,20 @@ function stretchAround(bars, from, to) {
   return null;
 }
 
+// ---- Paper: what is folded shows.
+
+const folded = document.querySelectorAll("details:not(.meaning, [open])");
+addEventListener("beforeprint", () => folded.forEach((one) => { one.open = true; }));
+addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
+
 // ---- Start.
 
 themeButton.hidden = false;
 themeButton.addEventListener("click", () => {
   root.dataset.theme = isDark() ? "light" : "dark";
+  try {
+    localStorage.setItem(THEME, root.dataset.theme);
+  } catch { /* as above */ }
   showTheme();
 });
 system.addEventListener("change", showTheme);

@@ -4,6 +4,8 @@
 
 let trades = null; // decoded when the charts in sight are drawn
 const view = { order: [], page: 0, sort: null, down: false };
+const RESULTS = ["net", "return", "realised", "unrealised"];
+const MOST_PRINTED = 2_000; // about 40 sheets
 const column = (key) => trades.columns.find((one) => one.key === key);
 
 function value(one, row) {
@@ -20,16 +22,19 @@ function shownText(one, row) {
   }
   one.format ??= new Intl.NumberFormat("en-US", { minimumFractionDigits: one.places,
     maximumFractionDigits: one.places });
-  const text = one.kind === "percent" ? one.format.format(found * 100) + " %"
-    : one.format.format(found);
-  return text.replace("-", "−");
+  const unit = one.kind === "percent" ? " %" : "";
+  const number = unit ? found * 100 : found;
+  let text = one.format.format(number);
+  if (number && !/[1-9]/.test(text)) { // not nothing, though it rounds to that
+    text = number.toLocaleString("en-US", { maximumSignificantDigits: 1 });
+  }
+  return text.replace("-", "−") + unit;
 }
 
-function fillPage() {
+function fillPage(first = view.page * trades.page, end = first + trades.page) {
   const body = document.querySelector("#trades-table tbody");
   const shown = trades.columns.filter((one) => one.shown);
-  const first = view.page * trades.page;
-  const rows = Array.from(view.order.slice(first, first + trades.page), (row) => {
+  const rows = Array.from(view.order.slice(first, end), (row) => {
     const line = document.createElement("tr");
     line.dataset.row = row;
     line.setAttribute("aria-current", String(row === view.chosen));
@@ -47,7 +52,7 @@ function fillPage() {
       } else {
         cell.textContent = text;
       }
-      if (one.key === "net" || one.key === "return") {
+      if (RESULTS.includes(one.key) && value(one, row)) {
         cell.classList.add(value(one, row) > 0 ? "win" : "lose");
       }
       line.append(cell);
@@ -57,12 +62,15 @@ function fillPage() {
   body.replaceChildren(...rows);
   const count = view.order.length;
   const pages = Math.max(1, Math.ceil(count / trades.page));
-  const net = column("net");
-  const sum = Array.from(view.order, (row) => value(net, row) ?? 0).reduce((a, b) => a + b, 0);
+  const sumOf = (keys) => keys.map(column).filter(Boolean).reduce((total, one) =>
+    total + view.order.reduce((sum, row) => sum + (value(one, row) ?? 0), 0), 0);
+  const open = view.order.filter((row) => value(column("net"), row) === null).length;
   const format = (number, places = 0) => number.toLocaleString("en-US",
     { minimumFractionDigits: places, maximumFractionDigits: places }).replace("-", "−");
   document.getElementById("trades-count").textContent = `${format(count)} of `
-    + `${format(trades.rows)} trades, net together ${format(sum, 2)}.`
+    + `${format(trades.rows)} trades, net together ${format(sumOf(["net"]), 2)}`
+    + (open ? `; ${format(open)} still open, with ${format(sumOf(["realised", "unrealised"]), 2)}`
+      + " so far." : ".")
     + (trades.charts.length ? " A trade's number shows it in the chart." : "");
   document.getElementById("trades-page").textContent = `Page ${view.page + 1} of ${pages}`;
   for (const button of document.querySelectorAll("#trades-pager [data-to]")) {
@@ -187,6 +195,16 @@ function csv() {
   return lines.join("\r\n") + "\r\n";
 }
 
+// On paper: all trades that are chosen, in their order, then the page as it was.
+function printTrades() {
+  const count = view.order.length;
+  fillPage(0, MOST_PRINTED);
+  document.getElementById("trades-printed").textContent = count <= MOST_PRINTED ? ""
+    : `Printed are the first ${MOST_PRINTED.toLocaleString("en-US")} of `
+      + `${count.toLocaleString("en-US")} trades; ${(count - MOST_PRINTED).toLocaleString("en-US")} `
+      + "are left out: Download CSV on the page gives all of them.";
+}
+
 function startTrades() {
   if (!data.trades) return;
   trades = withArrays(data.trades);
@@ -195,7 +213,7 @@ function startTrades() {
     const key = shown[place].key;
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = head.textContent;
+    button.textContent = head.dataset.label = head.textContent;
     head.replaceChildren(button);
     head.setAttribute("aria-sort", "none");
     button.addEventListener("click", () => {
@@ -232,5 +250,7 @@ function startTrades() {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
+  addEventListener("beforeprint", printTrades);
+  addEventListener("afterprint", () => fillPage());
   arrange();
 }

@@ -34,7 +34,10 @@ def without(asked: dict[str, Any], name: str) -> dict[str, Any]:
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nothing": (lambda root: None, "job input"),
     "no kind": (lambda root: {"bars": BARS}, "kind"),
-    "another kind": (lambda root: {"kind": "train"}, "'indicators', 'infer'"),
+    "another kind": (
+        lambda root: {"kind": "train"},
+        "key 'kind' is 'train'. Known: indicators, infer",
+    ),
     "unknown key": (lambda root: sweep(BARS, extra=1), "unknown key 'indicators.extra'"),
     "misspelt key": (
         lambda root: {**without(sweep(BARS), "bars"), "bar": BARS},

@@ -9,9 +9,9 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import polars as pl
-import yaml
 
 from trade_pipeline.defs.build import build_definitions
+from trade_pipeline.settings.base import yaml_text
 from trade_pipeline.settings.project import Places
 
 ALPHA, BETA = "made.ALPHA.1d", "made.BETA.1d"
@@ -122,7 +122,7 @@ def write_project(root: Path) -> Places:
 def write_yaml(path: Path, content: object) -> None:
     """Write a settings file, folders included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml_text(content), encoding="utf-8")
 
 
 def materialize(

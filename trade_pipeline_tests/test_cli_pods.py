@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from trade_pipeline.cli import app
 from trade_pipeline.compute.runpod import reaper
 from trade_pipeline.compute.runpod.plan import disk_usd_h
+from trade_pipeline.settings.base import yaml_text
 from trade_pipeline.settings.compute import RunPodComputeSettings
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.frames import frame_lock
@@ -173,7 +174,7 @@ def test_a_plan_is_what_a_run_asks_for(with_dataset: PodHost) -> None:
     (payload, _) = [one["payload"] for one in document["candidates"]]
     file = host.deployment.places.configs / "experiments" / "alone.yaml"
     settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    file.write_text(yaml.safe_dump(settings | {"compute": "runpod"}), encoding="utf-8")
+    file.write_text(yaml_text(settings | {"compute": "runpod"}), encoding="utf-8")
     places, instance = host.deployment.places, host.deployment.instance
     result = materialize(places, instance, "alone/policy", first="base.f1.s0")
     assert not result.success and host.fake.pods == []  # the budget is too small, so none is made

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import yaml
 
 from trade_pipeline.backtest import leaderboard
 from trade_pipeline.backtest.bundle import ROLLING_DAYS, notes_of_dataset, prices_of
@@ -36,6 +35,7 @@ from trade_pipeline.evaluation.growth import day_returns
 from trade_pipeline.evaluation.measure import Measure
 from trade_pipeline.evaluation.periods import by_month, rolling
 from trade_pipeline.evaluation.significance import deflated_sharpe, seed_spread
+from trade_pipeline.settings.base import yaml_text
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline.storage.bundles import BundleError, BundleReference, seal
@@ -131,7 +131,7 @@ def write_report(
         regimes=_regimes(mine),
         learning=_learning(stored),
         sensitivity=varied,
-        configuration=yaml.safe_dump(provenance["settings"], sort_keys=False),
+        configuration=yaml_text(provenance["settings"]),
     )
     staging.path.mkdir(parents=True, exist_ok=True)
     write_frame(staging.child(leaderboard.MEMBER), table)

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
-import yaml
 
 from trade_pipeline.backtest.plugins.installed import strategy_versions
 from trade_pipeline.defs.features import feature_set_version
@@ -26,6 +25,7 @@ from trade_pipeline.defs.trials import (
     training_pictures,
 )
 from trade_pipeline.features.registry import FeatureSet
+from trade_pipeline.settings.base import yaml_text
 from trade_pipeline.settings.code_version import code_version, implementation_of
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.project import Project
@@ -244,7 +244,7 @@ def build_experiment(
 def _variants(experiment: ExperimentSettings) -> str:
     """What each variant changes, as a table."""
     rows = [
-        f"| {name} | `{yaml.safe_dump(overrides, default_flow_style=True, width=10**6).strip()}` |"
+        f"| {name} | `{yaml_text(overrides, one_line=True)}` |"
         for name, overrides in experiment.variants.items()
     ]
     return "\n".join(["| variant | overrides |", "|---|---|", *rows])

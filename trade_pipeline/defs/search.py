@@ -8,14 +8,13 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import yaml
 
 from trade_pipeline.compute.base import TaskError
 from trade_pipeline.defs.overrides import record
 from trade_pipeline.defs.pictures import png
 from trade_pipeline.defs.resources import Store, compute_key
 from trade_pipeline.defs.trials import POOL, train_trial
-from trade_pipeline.settings.base import SettingsError
+from trade_pipeline.settings.base import SettingsError, yaml_text
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.overrides import at_paths, merge
 from trade_pipeline.settings.project import Project
@@ -49,7 +48,7 @@ def build_search(name: str, project: Project) -> dg.JobDefinition | None:
             dg.AssetMaterialization(
                 [name, "search"],
                 metadata={
-                    "best": dg.MetadataValue.md(f"```yaml\n{yaml.safe_dump(best)}```"),
+                    "best": dg.MetadataValue.md(f"```yaml\n{yaml_text(best)}```"),
                     "validation_return": found.score,
                     "suggestions scored": found.scored,
                     "suggestions failed": found.failed,

@@ -42,12 +42,17 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_StrictLoader` would not take for text."""
+
+
 # As in YAML 1.2: 1e-3 is a number, which plain YAML 1.1 takes for text.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+for _reader_or_writer in (_StrictLoader, _Dumper):
+    _reader_or_writer.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
 
 
 def read_yaml(path: Path) -> Any:
@@ -78,6 +83,24 @@ def parse_yaml(text: str) -> Any:
         ValueError: it holds an impossible date.
     """
     return yaml.load(text, Loader=_StrictLoader)
+
+
+def yaml_text(content: Any, *, one_line: bool = False) -> str:
+    """What `parse_yaml` reads as this content; keys keep their order.
+
+    Args:
+        content: a mapping of plain values, such as JSON has, and dates.
+        one_line: whether to write it in braces, without a line's end.
+    """
+    text: str = yaml.dump(
+        content,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=one_line,
+        width=float("inf") if one_line else 100,
+    )
+    return text.rstrip("\n") if one_line else text
 
 
 def parse_settings(content: Any, model: type[Model], origin: str) -> Model:
@@ -196,6 +219,9 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str, conten
                 f"{origin}: {key} is {problem['input']!r}: a mapping is needed, such as "
                 "{kind: ...}, {name: ...} or {term: ...}; docs/ shows what goes there."
             )
+        elif problem["type"] == "string_type":
+            how = HOW["text"] if _kind(problem["input"]) else ""
+            lines.append(f"{origin}: {key} is {problem['input']!r}: text is needed{how}.")
         elif isinstance(problem["input"], dict | list | tuple | BaseModel):
             lines.append(f"{origin}: {key + ': ' if path else ''}{said}{_stop(said)}")
         else:

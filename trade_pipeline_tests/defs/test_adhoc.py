@@ -123,7 +123,7 @@ def test_what_the_launchpad_opens_with_runs(deployment: Deployment) -> None:
         ({"polcy": POLICY, **RANGE}, ["unknown key 'polcy'", "Did you mean 'policy'"]),
         ({"policy": POLICY, **RANGE, "form": "2021-04-25"}, ["'form'", "Did you mean 'from'"]),
         ({"policy": POLICY, **RANGE, "xyz": 1}, ["unknown key 'xyz'", "Known: baseline, costs"]),
-        ({"policy": [5], **RANGE}, ["key 'policy'", "valid string"]),
+        ({"policy": [5], **RANGE}, ["key 'policy'", "text is needed"]),
         ({"policy": POLICY, "series": ALPHA, **RANGE}, [f"'series' is '{ALPHA}'", "a list"]),
         ({"policy": POLICY, "include_final": "perhaps", **RANGE}, ["'perhaps'", "valid boolean"]),
         ({"policy": POLICY, "initial_equity": "lots", **RANGE}, ["'lots'", "valid number"]),

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from trade_pipeline.settings.base import (
@@ -12,8 +14,20 @@ from trade_pipeline.settings.base import (
     SettingsError,
     closest,
     parse_settings,
+    parse_yaml,
     read_settings,
     read_yaml,
+    yaml_text,
+)
+
+# Text that looks like what it is not: a volume's identifier of RunPod's may be 1875956e71.
+TEXT = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" ")) | st.from_regex(
+    r"[-+0-9.e]{1,10}", fullmatch=True
+)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.dates() | TEXT,
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(TEXT, inside, max_size=4),
+    max_leaves=8,
 )
 
 
@@ -77,6 +91,16 @@ def test_an_impossible_date_is_named_with_its_file(tmp_path: Path) -> None:
         read_yaml(written(tmp_path, "from: 2000-02-31\n"))
 
 
+@given(st.dictionaries(TEXT, PLAIN, max_size=3), st.booleans())
+def test_what_is_written_is_read_again_with_each_value_of_its_kind(
+    content: object, one_line: bool
+) -> None:
+    text = yaml_text(content, one_line=one_line)
+    again = parse_yaml(text)
+    assert repr(again) == repr(content)
+    assert not one_line or "\n" not in text
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -85,6 +109,7 @@ def test_an_impossible_date_is_named_with_its_file(tmp_path: Path) -> None:
         ({"name": "a", "inner": {"period": "x"}}, ["'inner.period'", "'x'"]),
         ({"name": "a", "inner": {"period": 1}, "several": [{}]}, ["'several.0.period' is missing"]),
         ({"name": "a", "inner": {"period": 1, "scale": float("nan")}}, ["'inner.scale'"]),
+        ({"name": 3, "inner": {"period": 1}}, ["'name' is 3: text is needed; put it in quotes."]),
         (["a"], ["the whole file"]),
         (None, ["the whole file is None"]),
     ],

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from trade_pipeline.settings.base import SettingsError, parse_settings, read_yaml
+from trade_pipeline.settings.base import SettingsError, parse_settings, read_yaml, yaml_text
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline.settings.presets import PresetSettings, read_experiment
 from trade_pipeline.settings.project import read_project
@@ -150,7 +149,7 @@ def test_a_wrong_preset_is_refused_as_its_own_file_whether_used_or_not(
     configs: Path, content: Any, words: list[str]
 ) -> None:
     path = configs / "presets" / "calm.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(yaml_text(content), encoding="utf-8")
     with pytest.raises(SettingsError) as caught:
         read_project(configs)
     text = str(caught.value)

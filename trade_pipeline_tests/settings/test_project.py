@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from trade_pipeline.features.registry import resolve
-from trade_pipeline.settings.base import SettingsError, read_yaml
+from trade_pipeline.settings.base import SettingsError, read_yaml, yaml_text
 from trade_pipeline.settings.project import Places, read_project
 from trade_pipeline_tests.small_project import ALPHA, EXPERIMENT, series_entry, write_project
 
@@ -21,7 +20,7 @@ def configs(tmp_path: Path) -> Path:
 
 def change(path: Path, **values: Any) -> None:
     """Set top-level keys of a YAML file."""
-    path.write_text(yaml.safe_dump(read_yaml(path) | values), encoding="utf-8")
+    path.write_text(yaml_text(read_yaml(path) | values), encoding="utf-8")
 
 
 def test_the_shipped_configs_load() -> None:

@@ -9,7 +9,7 @@ from trade_pipeline.settings.base import SettingsError, read_settings
 from trade_pipeline.settings.experiment import ExperimentSettings
 from trade_pipeline_tests.small_project import EXPERIMENT, write_yaml
 
-RATE = {"algorithm.learning_rate": {"kind": "log_float", "low": "1e-4", "high": 0.01}}
+RATE = {"algorithm.learning_rate": {"kind": "log_float", "low": 1e-4, "high": 0.01}}
 
 
 def read(tmp_path: Path, search: dict[str, Any]) -> ExperimentSettings:

@@ -6,6 +6,8 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 LAUNCH = """
 mutation(
   $asset: [String!]!, $job: String!, $location: String!, $repository: String!, $trial: String!
@@ -26,6 +28,10 @@ mutation(
 """
 TERMINATE = "mutation($run: String!) { terminateRun(runId: $run) { __typename } }"
 STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
+LOG = """
+query($run: ID!) { logsForRun(runId: $run) { ... on EventConnection {
+    events { ... on MessageEvent { message } } } } }
+"""
 WHERE = """
 { repositoriesOrError { ... on RepositoryConnection {
     nodes { name location { name } pipelines { name } } } } }
@@ -73,10 +79,13 @@ class UIRun:
         ended = ask(self._address, TERMINATE, run=self.id)["terminateRun"]
         assert ended["__typename"] == "TerminateRunSuccess", ended
 
-
-def wait_until(what: str, limit_s: float, condition: Callable[[], bool]) -> float:
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < limit_s, f"{what}: not within {limit_s} s"
-        time.sleep(0.1)
-    return time.monotonic() - started
+    def wait_for(self, what: str, limit_s: float, condition: Callable[[], bool]) -> None:
+        """Until something holds; fails with what the run said if it fails or the time is over."""
+        started = time.monotonic()
+        while not condition():
+            over = time.monotonic() - started > limit_s
+            if over or self.status == "FAILURE":
+                events = ask(self._address, LOG, run=self.id)["logsForRun"]["events"]
+                said = "\n".join(event["message"] for event in events[-30:])
+                pytest.fail(f"{what}: not within {limit_s} s, run is {self.status}:\n{said}")
+            time.sleep(0.1)

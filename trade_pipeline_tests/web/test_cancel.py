@@ -7,7 +7,7 @@ import pytest
 
 from trade_pipeline.storage import bundles, layout
 from trade_pipeline_tests.deployment import Deployment
-from trade_pipeline_tests.web.graphql import UIRun, wait_until
+from trade_pipeline_tests.web.graphql import UIRun
 from trade_pipeline_tests.web.serving import serving
 
 TRIAL = "base.f0.s0"
@@ -35,11 +35,11 @@ def test_a_cancelled_training_ends_within_seconds_and_leaves_nothing(imported: D
     with serving(imported) as address:
         run = UIRun(address, TRIAL)
         key = layout.checkpoint(store, "alone", TRIAL)
-        wait_until("a checkpoint", 180, lambda: bundles.current_version(key) is not None)
+        run.wait_for("a checkpoint", 400, lambda: bundles.current_version(key) is not None)
         (training,) = workers(store)
         run.terminate()
-        wait_until("the end of the training", 15, lambda: not workers(store))
-        wait_until("the end of the run", 60, lambda: run.status == "CANCELED")
+        run.wait_for("the end of the training", 15, lambda: not workers(store))
+        run.wait_for("the end of the run", 60, lambda: run.status == "CANCELED")
     with pytest.raises(ProcessLookupError):
         os.kill(training, 0)
     assert list((store / "staging").iterdir()) == []

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from trade_pipeline.backtest.adhoc.range import (
@@ -30,7 +29,7 @@ from trade_pipeline.backtest.rules import lowered_leverage, too_few_bars
 from trade_pipeline.backtest.strategies import PolicyStrategy, Strategy, StrategyError, baseline
 from trade_pipeline.backtest.trial import HEADLINE
 from trade_pipeline.features.table import FeatureError
-from trade_pipeline.settings.base import SettingsError
+from trade_pipeline.settings.base import SettingsError, yaml_text
 from trade_pipeline.settings.baselines import BuyAndHoldBaseline, FlatBaseline
 from trade_pipeline.settings.code_version import canonical_json
 from trade_pipeline.settings.project import Project
@@ -173,7 +172,7 @@ def write(done: AdhocBacktest, staging: ArtifactLocation) -> WrittenAdhoc:
             "request": done.request.key,
         },
         baselines=done.beside,
-        configuration=yaml.safe_dump(document, sort_keys=False),
+        configuration=yaml_text(document),
         notes=done.notes,
     )
     write_json(

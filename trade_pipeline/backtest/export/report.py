@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trade_pipeline.backtest import leaderboard
 from trade_pipeline.backtest.export.sources import (
     PROVENANCE,
@@ -27,6 +25,7 @@ from trade_pipeline.backtest.export.sources import (
     report_provenance,
     verified,
 )
+from trade_pipeline.settings.base import yaml_text
 from trade_pipeline.settings.code_version import canonical_json
 from trade_pipeline.storage import bundles
 from trade_pipeline.storage.archives import timeless
@@ -148,10 +147,7 @@ def _configuration(
     if recipe is not None:
         contents[f"features/{made.settings['features']}"] = recipe["feature_set"]
         contents["series"] = {"series": recipe["series"]}
-    return {
-        f"configs/{name}.yaml": yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        for name, content in contents.items()
-    }
+    return {f"configs/{name}.yaml": yaml_text(content) for name, content in contents.items()}
 
 
 def _provenance(

@@ -4,7 +4,7 @@ import time
 
 from trade_pipeline_tests.compute.runpod.remotes import TRIAL, Remote
 from trade_pipeline_tests.deployment import Deployment
-from trade_pipeline_tests.web.graphql import UIRun, wait_until
+from trade_pipeline_tests.web.graphql import UIRun
 from trade_pipeline_tests.web.serving import serving
 
 CANCEL_S = 15.0
@@ -16,13 +16,13 @@ def test_a_run_cancelled_in_the_ui_terminates_its_pod_within_15_s(remote: Remote
     store = remote.places.store
     with serving(deployment) as address:
         run = UIRun(address, TRIAL)
-        wait_until("a checkpoint of the pod", 180, remote.trains)
+        run.wait_for("a checkpoint of the pod", 400, remote.trains)
         (lease,) = remote.ledger.open("main")
         began = time.monotonic()
         run.terminate()
-        wait_until("the end of the pod", CANCEL_S, lambda: remote.fake.live == [])
+        run.wait_for("the end of the pod", CANCEL_S, lambda: remote.fake.live == [])
         pod_gone_s = time.monotonic() - began
-        wait_until("the end of the run", CANCEL_S, lambda: run.status == "CANCELED")
+        run.wait_for("the end of the run", CANCEL_S, lambda: run.status == "CANCELED")
         print(
             f"\npod gone after {pod_gone_s:.1f} s, run over after {time.monotonic() - began:.1f} s"
         )

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 from pydantic import ValidationError
 
 from trade_pipeline.market.actions import Action
@@ -33,6 +32,7 @@ from trade_pipeline.market.sources.transport import MOST_ATTEMPTS
 from trade_pipeline.market.sources.yahoo import Yahoo
 from trade_pipeline.market.stored import read_bars, read_grids, read_partition
 from trade_pipeline.notebook import load_bars
+from trade_pipeline.settings.base import yaml_text
 from trade_pipeline.settings.series import SeriesSettings, start_of_year
 from trade_pipeline.storage import layout
 from trade_pipeline.storage.documents import write_json
@@ -674,7 +674,7 @@ def test_readers_get_bars_that_are_comparable_across_splits(
     configs = tmp_path / "configs"
     configs.mkdir()
     entry = series.model_dump(mode="json", exclude_unset=True)
-    (configs / "series.yaml").write_text(yaml.safe_dump({"series": [entry]}))
+    (configs / "series.yaml").write_text(yaml_text({"series": [entry]}))
     loaded = load_bars(series.key, configs=configs, store=store)
     raw = load_bars(series.key, adjust=False, configs=configs, store=store)
     assert raw.equals(stored.bars)

@@ -20,8 +20,8 @@ from trade_pipeline.simulator.compiled import (
 from trade_pipeline.training.dense_layers import OUTPUTS, Layers, forward_all, matrix
 from trade_pipeline.training.distributions import (
     draw_choices,
-    log_prob_of_choices,
-    log_prob_of_numbers,
+    log_probs_of_choices,
+    log_probs_of_numbers,
     softmax_of_choices,
 )
 from trade_pipeline.training.inference import Float32Array
@@ -69,12 +69,16 @@ class LookingRoom(NamedTuple):
     Attributes:
         hidden: float32 [threads, T, S, rows * widest].
         outputs: float32 [threads, rows * L].
-        shares: float32 [threads, rows * L], probabilities of options.
+        log_shares: float32 [threads, rows * L], of options; likewise `shares`.
+        shares: probabilities of options.
+        numbers: float64 [threads, rows].
     """
 
     hidden: NDArray[np.float32]
     outputs: NDArray[np.float32]
+    log_shares: NDArray[np.float32]
     shares: NDArray[np.float32]
+    numbers: NDArray[np.float64]
 
 
 class Look(NamedTuple):
@@ -120,26 +124,30 @@ def _act_on(look: Look, thread: int, start: int, end: int) -> None:
     """One chunk of accounts."""
     stay_apart()
     layers, parameters, looked, rows = look.layers, look.parameters, look.looked, end - start
-    inputs, shares = looked.inputs[start:end], look.room.shares[thread]
+    inputs, room = looked.inputs[start:end], look.room
     _fill(look.observed, start, inputs)
     size, at = layers.action[OUTPUTS], layers.deviations
-    outputs = matrix(look.room.outputs[thread], 0, rows, size)
+    outputs = matrix(room.outputs[thread], 0, rows, size)
     values = matrix(looked.values, start, rows, 1)
-    forward_all(layers, parameters, inputs, look.room.hidden[thread], outputs, values)
+    forward_all(layers, parameters, inputs, room.hidden[thread], outputs, values)
+    actions, drawn = looked.actions[start:end], look.noise[start:end]
+    numbers = room.numbers[thread, :rows]
     if at < 0:
-        used = rows * size
-        softmax_of_choices(layers.counts, look.room.outputs[thread, :used], shares[:used])
+        counts = layers.counts
+        log_shares = matrix(room.log_shares[thread], 0, size, rows)
+        shares = matrix(room.shares[thread], 0, size, rows)
+        softmax_of_choices(counts, outputs, log_shares, shares, numbers)
+        draw_choices(counts, shares, drawn, actions, numbers)
+        log_probs_of_choices(counts, log_shares, actions, numbers)
+    else:
+        log_deviations = parameters[at : at + size]
+        for j in range(size):
+            deviation = np.exp(log_deviations[j])
+            for row in range(rows):
+                actions[row, j] = outputs[row, j] + deviation * drawn[row, j]
+        log_probs_of_numbers(log_deviations, outputs, actions, numbers)
     for row in range(rows):
-        actions, drawn = looked.actions[start + row], look.noise[start + row]
-        if at < 0:
-            draw_choices(layers.counts, shares[row * size : (row + 1) * size], drawn, actions)
-            log_prob = log_prob_of_choices(layers.counts, outputs[row], actions)
-        else:
-            log_deviations = parameters[at : at + size]
-            for j in range(size):
-                actions[j] = outputs[row, j] + np.exp(log_deviations[j]) * drawn[j]
-            log_prob = log_prob_of_numbers(log_deviations, outputs[row], actions)
-        looked.log_probs[start + row] = log_prob
+        looked.log_probs[start + row] = numbers[row]
 
 
 @compiled_products

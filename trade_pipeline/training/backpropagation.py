@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trade_pipeline.simulator.compiled import (
-    compiled,
     compiled_apart,
+    compiled_products,
     stay_apart,
 )
 from trade_pipeline.simulator.market import IntArray
@@ -29,9 +29,10 @@ from trade_pipeline.training.dense_layers import (
 )
 from trade_pipeline.training.distributions import (
     choices_gradient,
-    log_prob_of_choices,
-    log_prob_of_numbers,
+    log_probs_of_choices,
+    log_probs_of_numbers,
     numbers_gradient,
+    ratio_of,
     softmax_of_choices,
 )
 from trade_pipeline.training.inference import Float32Array
@@ -40,6 +41,7 @@ from trade_pipeline.training.inference import Float32Array
 POLICY_LOSS, VALUE_LOSS, ENTROPY = range(3)
 BEGIN, END, PARAMETER = range(3)  # columns of `Room.blocks`
 CHUNK_ROWS, MOST_CHUNKS = 256, 16
+NUMBERS = 5  # rows of `Room.numbers`
 
 
 class Rollout(NamedTuple):
@@ -53,7 +55,7 @@ class Rollout(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """Settings of an epoch; `step` counts from one, for Adam's bias, at its first minibatch."""
+    """Settings of an update; `step` counts from one, for Adam's bias, at its first minibatch."""
 
     clip_range: float
     entropy: float
@@ -83,7 +85,10 @@ class Room(NamedTuple):
         deltas: float32 [threads, 2, rows * widest].
         outputs: float32 [threads, rows * L], and then what they change the loss by.
         values: float32 [threads, rows].
-        shares: float32 [threads, rows * L], probabilities of options.
+        actions: float32 [threads, rows * parts].
+        log_shares: float32 [threads, rows * L], of options; likewise `shares`.
+        shares: probabilities of options.
+        numbers: float64 [threads, NUMBERS, rows], of each sample.
         turned: float32 [threads, widest * widest], weights of one map, outputs first.
         gradients: float32 [chunks, P].
         sums: float64 [chunks, 3].
@@ -97,7 +102,10 @@ class Room(NamedTuple):
     deltas: NDArray[np.float32]
     outputs: NDArray[np.float32]
     values: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    log_shares: NDArray[np.float32]
     shares: NDArray[np.float32]
+    numbers: NDArray[np.float64]
     turned: NDArray[np.float32]
     gradients: NDArray[np.float32]
     sums: NDArray[np.float64]
@@ -135,55 +143,76 @@ def chunk_rows(batch: int) -> int:
     return max(CHUNK_ROWS, -(-batch // MOST_CHUNKS))
 
 
-@compiled
+@compiled_products
 def _losses(
     minibatch: Minibatch,
+    thread: int,
     start: int,
-    outputs: Float32Array,
-    values: Float32Array,
-    shares: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    values: NDArray[np.float32],
     gradient: Float32Array,
     sums: NDArray[np.float64],
 ) -> None:
-    """Sums of a chunk's losses; outputs and values are replaced by what they change the mean by."""
-    layers, rollout = minibatch.layers, minibatch.rollout
+    """Sums of a chunk's losses; outputs and values are replaced by what they change the mean by.
+
+    In passes over all samples, so that vector instructions take many at once.
+    """
+    layers, rollout, room = minibatch.layers, minibatch.rollout, minibatch.room
     scale, coefficients = minibatch.scale, minibatch.coefficients
-    size, at = outputs.shape[1], layers.deviations
+    (rows, size), at = outputs.shape, layers.deviations
+    chosen = minibatch.chosen[start : start + rows]
+    actions = matrix(room.actions[thread], 0, rows, rollout.actions.shape[1])
+    advantages, log_probs = room.numbers[thread, 0, :rows], room.numbers[thread, 1, :rows]
+    by_log_prob, losses = room.numbers[thread, 2, :rows], room.numbers[thread, 3, :rows]
+    own = room.numbers[thread, 4, :rows]
+    for row in range(rows):
+        advantage = rollout.advantages[chosen[row]]
+        advantages[row] = (advantage - scale.mean) * scale.inverse_deviation
+        for part in range(actions.shape[1]):
+            actions[row, part] = rollout.actions[chosen[row], part]
     log_deviations = minibatch.parameters[at : at + size]
+    log_shares = matrix(room.log_shares[thread], 0, size, rows)
+    shares = matrix(room.shares[thread], 0, size, rows)
+    if at >= 0:
+        log_probs_of_numbers(log_deviations, outputs, actions, log_probs)
+    else:
+        softmax_of_choices(layers.counts, outputs, log_shares, shares, own)
+        log_probs_of_choices(layers.counts, log_shares, actions, log_probs)
+    log_ratios = minibatch.log_ratios[start : start + rows]
+    for row in range(rows):
+        log_ratios[row] = log_probs[row] - rollout.log_probs[chosen[row]]
+    low, high = 1.0 - coefficients.clip_range, 1.0 + coefficients.clip_range
+    for row in range(rows):
+        ratio = ratio_of(log_ratios[row])
+        free, bounded = advantages[row] * ratio, advantages[row] * min(max(ratio, low), high)
+        losses[row] = min(free, bounded)
+        by_log_prob[row] = -free * scale.weight if free <= bounded else 0.0
     # Not added up in `sums`: other threads write beside it, in the same cache line.
     policy_loss = value_loss = entropy = 0.0
-    if at >= 0:
-        gradient[at : at + size] = ZERO
+    for row in range(rows):
+        policy_loss -= losses[row]
     by_entropy = -coefficients.entropy * scale.weight
-    low, high = 1.0 - coefficients.clip_range, 1.0 + coefficients.clip_range
-    for row in range(outputs.shape[0]):
-        sample = minibatch.chosen[start + row]
-        actions = rollout.actions[sample]
-        if at >= 0:
-            log_prob = log_prob_of_numbers(log_deviations, outputs[row], actions)
-        else:
-            log_prob = log_prob_of_choices(layers.counts, outputs[row], actions)
-        advantage = (rollout.advantages[sample] - scale.mean) * scale.inverse_deviation
-        log_ratio = log_prob - rollout.log_probs[sample]
-        minibatch.log_ratios[start + row] = log_ratio
-        ratio = np.exp(log_ratio)
-        free, bounded = advantage * ratio, advantage * min(max(ratio, low), high)
-        policy_loss -= min(free, bounded)
-        by_log_prob = -free * scale.weight if free <= bounded else 0.0
-        if at >= 0:
-            entropy += numbers_gradient(
-                log_deviations,
-                outputs[row],
-                actions,
-                by_log_prob,
-                by_entropy,
-                gradient[at : at + size],
-            )
-        else:
-            entropy += choices_gradient(
-                layers.counts, outputs[row], actions, shares[row], by_log_prob, by_entropy
-            )
-        off = values[row, 0] - rollout.returns[sample]
+    if at >= 0:
+        entropy = rows * numbers_gradient(
+            log_deviations, outputs, actions, by_log_prob, by_entropy, gradient[at : at + size]
+        )
+    else:
+        entropies = losses
+        choices_gradient(
+            layers.counts,
+            log_shares,
+            shares,
+            actions,
+            by_log_prob,
+            by_entropy,
+            outputs,
+            entropies,
+            own,
+        )
+        for row in range(rows):
+            entropy += entropies[row]
+    for row in range(rows):
+        off = values[row, 0] - rollout.returns[chosen[row]]
         value_loss += off * off
         values[row, 0] = 2.0 * coefficients.value * scale.weight * off
     sums[POLICY_LOSS], sums[VALUE_LOSS], sums[ENTROPY] = policy_loss, value_loss, entropy
@@ -206,12 +235,7 @@ def chunk_gradient(minibatch: Minibatch, thread: int, chunk: int) -> None:
     outputs = matrix(room.outputs[thread], 0, rows, size)
     values = matrix(room.values[thread], 0, rows, 1)
     forward_all(layers, parameters, inputs, hidden, outputs, values)
-    shares = room.shares[thread]
-    if layers.deviations < 0:
-        used = rows * size
-        softmax_of_choices(layers.counts, room.outputs[thread, :used], shares[:used])
-    shared = matrix(shares, 0, rows, size)
-    _losses(minibatch, start, outputs, values, shared, gradient, room.sums[chunk])
+    _losses(minibatch, thread, start, outputs, values, gradient, room.sums[chunk])
     trunks, last = layers.trunks.shape[0], layers.trunks.shape[1] - 1
     seen = matrix(hidden[0, last], 0, rows, width)
     judged = matrix(hidden[trunks - 1, last], 0, rows, width)

@@ -18,8 +18,8 @@ from trade_pipeline.training.diagnostics import (
     Diagnostics,
     GradientNorms,
     TensorBoardWriter,
+    action_histograms,
     action_shares,
-    add_action_histograms,
 )
 
 REPORT_EVERY_SECONDS = 1.0
@@ -148,7 +148,7 @@ class TrainingCallback(BaseCallback):
             for name, share in action_shares(actions, self._action).items():
                 self._diagnostics.record(frames, name, share)
             if self._tensorboard is not None:
-                add_action_histograms(self._tensorboard.writer, actions, self._action, frames)
+                self._tensorboard.add(frames, action_histograms(actions, self._action))
         self._taken = []
         self.model.dump_logs()
 

@@ -96,7 +96,10 @@ def affine_gradient(
     biases = gradient[layer[BIASES] : layer[BIASES] + size]
     for k in range(inputs * size):
         weights[k] = ZERO
-    add_product(features, 1, inputs, delta, size, weights, size, inputs, size, rows)
+    if size == 1:  # across its inputs, so that vectors are full; the same sums
+        add_product(delta, 1, 1, features, inputs, weights, inputs, 1, inputs, rows)
+    else:
+        add_product(features, 1, inputs, delta, size, weights, size, inputs, size, rows)
     for j in range(size):
         biases[j] = ZERO
     for row in range(rows):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trade_pipeline.simulator.compiled import SameTypes
 from trade_pipeline.training.backpropagation import (
+    NUMBERS,
     Coefficients,
     Rollout,
     Room,
@@ -20,14 +21,14 @@ from trade_pipeline.training.backpropagation import (
 )
 from trade_pipeline.training.dense_layers import INPUTS, OUTPUTS
 from trade_pipeline.training.dense_policy import DensePolicy, alone, threads_for
-from trade_pipeline.training.minibatches import epoch
-from trade_pipeline.training.ppo_step import Step, StepSettings
+from trade_pipeline.training.minibatches import learn
+from trade_pipeline.training.ppo_step import StepSettings, Update
 
 BLOCK = 2048  # parameters that a thread changes at a time
 
 
 class DenseUpdate:
-    """Steps of a policy whose parameters compiled code has.
+    """Updates of a policy whose parameters compiled code has.
 
     Args:
         dense: the policy's parameters.
@@ -38,13 +39,14 @@ class DenseUpdate:
     def __init__(self, dense: DensePolicy, batch: int, threads: int) -> None:
         self._dense, layers = dense, dense.layers
         self._rollout: Rollout
-        self._epoch = SameTypes(epoch)
+        self._learn = SameTypes(learn)
         rows = chunk_rows(batch)
         chunks = -(-batch // rows)
         self._threads = threads_for(chunks, threads)
         trunks, depth = layers.trunks.shape[:2]
         widest, inputs = dense.widest, int(layers.trunks[0, 0, INPUTS])
         outputs = int(layers.action[OUTPUTS])
+        parts = len(layers.counts) or outputs
         blocks = np.array(
             [
                 [start, min(start + BLOCK, end), number]
@@ -58,7 +60,10 @@ class DenseUpdate:
             deltas=np.empty((self._threads, 2, rows * widest), np.float32),
             outputs=np.empty((self._threads, rows * outputs), np.float32),
             values=np.empty((self._threads, rows), np.float32),
+            actions=np.empty((self._threads, rows * parts), np.float32),
+            log_shares=np.empty((self._threads, rows * outputs), np.float32),
             shares=np.empty((self._threads, rows * outputs), np.float32),
+            numbers=np.empty((self._threads, NUMBERS, rows)),
             turned=np.empty((self._threads, widest * max(widest, outputs)), np.float32),
             gradients=np.zeros((chunks, int(layers.bounds[-1])), np.float32),
             sums=np.empty((chunks, 3)),
@@ -68,7 +73,7 @@ class DenseUpdate:
         )
 
     def begin(self, rollout: Mapping[str, torch.Tensor]) -> None:
-        """Take a rollout.
+        """Take a rollout; the policy's parameters are where `DensePolicy.adopt` has put them.
 
         Args:
             rollout: `inputs` [n, I], `actions` [n, parts]; `log_probs`, `advantages`, `returns` of
@@ -78,18 +83,18 @@ class DenseUpdate:
         for name in ("log_probs", "advantages", "returns"):
             flat[name] = flat[name].reshape(-1)
         self._rollout = Rollout(**flat)
-        self._dense.adopt()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Around steps; see `dense_policy.alone`."""
+        """Around `learn`; see `dense_policy.alone`."""
         with alone(self._threads):
             yield
 
-    def epoch(self, order: NDArray[np.int64], batch: int, settings: StepSettings) -> list[Step]:
-        """Learn from samples of the rollout, minibatch after minibatch; see `minibatches.epoch`."""
-        log_ratios = np.empty(len(order), np.float32)
-        found = np.empty((-(-len(order) // batch), 3))
+    def learn(self, orders: NDArray[np.int64], batch: int, settings: StepSettings) -> Update:
+        """Learn from the rollout; see `ppo_step.AutogradUpdate.learn`."""
+        epochs, samples = orders.shape
+        minibatches = -(-samples // batch)
+        log_ratios, losses = np.empty(samples, np.float32), np.empty((epochs, minibatches, 3))
         coefficients = Coefficients(
             clip_range=float(settings.clip_range),
             entropy=float(settings.entropy_coefficient),
@@ -101,24 +106,26 @@ class DenseUpdate:
             epsilon=self._dense.epsilon,
             step=self._dense.steps + 1,
         )
-        taken = self._epoch(
+        steps = self._learn(
             self._dense.layers,
             self._dense.learned,
             self._rollout,
-            order,
+            orders,
             batch,
             coefficients,
             self._room,
             log_ratios,
-            found,
+            losses,
         )
-        self._dense.steps += taken
-        steps = []
-        for number, sums in enumerate(found[: taken + 1]):
-            moved = log_ratios[number * batch : (number + 1) * batch]
-            policy_loss, value_loss, entropy = (sums / len(moved)).tolist()
-            steps.append(Step(policy_loss, value_loss, entropy, moved, number < taken))
-        return steps
+        self._dense.steps += steps
+        seen = min(steps + 1, epochs * minibatches)  # the last one may not have been taken
+        epoch, last = divmod(seen - 1, minibatches)
+        return Update(
+            losses=losses.reshape(-1, 3)[:seen],
+            log_ratios=log_ratios[: (last + 1) * batch],
+            epochs=epoch + 1,
+            steps=steps,
+        )
 
     def gradient_norms(self) -> dict[str, float]:
         """L2 norms of the last step's gradient by layer, before clipping."""

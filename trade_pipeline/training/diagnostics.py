@@ -5,14 +5,14 @@ TensorBoard's, no bundles and no clock. Start at `Diagnostics`; `warnings_of` sa
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from stable_baselines3.common.logger import KVWriter
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from trade_pipeline.simulator.actions import ACTION_KEYS, DIRECTIONS
@@ -176,28 +176,28 @@ def action_shares(actions: NDArray[Any], action: Mapping[str, Any]) -> dict[str,
 
 
 class TensorBoardWriter(KVWriter):
-    """Writes all that a `Diagnostics` holds and will hold as scalars into a TensorBoard folder.
-
-    Attributes:
-        writer: for `add_action_histograms`.
-    """
+    """Writes all that a `Diagnostics` holds and will hold as scalars into a TensorBoard folder."""
 
     def __init__(self, folder: str, diagnostics: Diagnostics) -> None:
-        self.writer = SummaryWriter(folder, flush_secs=FLUSH_SECONDS)
+        self._writer = SummaryWriter(folder, flush_secs=FLUSH_SECONDS)
         self._waiting: tuple[int, list[Summary.Value]] = (0, [])
         diagnostics.follow(self._scalar)
 
-    def _scalar(self, frames: int, name: str, value: float) -> None:
+    def add(self, frames: int, values: Iterable[Summary.Value]) -> None:
+        """Put values into the row of `frames`."""
         # A row is one event: an event for each of its numbers would cost as much as the learning.
         if frames != self._waiting[0]:
             self._write_row()
             self._waiting = (frames, [])
-        self._waiting[1].append(Summary.Value(tag=_tag(name), simple_value=value))
+        self._waiting[1].extend(values)
+
+    def _scalar(self, frames: int, name: str, value: float) -> None:
+        self.add(frames, [Summary.Value(tag=_tag(name), simple_value=value)])
 
     def _write_row(self) -> None:
         frames, values = self._waiting
         if values:
-            file: Any = self.writer.file_writer
+            file: Any = self._writer.file_writer
             file.add_summary(Summary(value=values), frames)
         self._waiting = (frames, [])
 
@@ -210,7 +210,7 @@ class TensorBoardWriter(KVWriter):
     def close(self) -> None:
         """Write out what is waiting and close the file."""
         self._write_row()
-        self.writer.close()
+        self._writer.close()
 
 
 def tensorboard_writer(folder: str, diagnostics: Diagnostics) -> TensorBoardWriter:
@@ -234,41 +234,43 @@ def _tag(name: str) -> str:
     return f"rollout/{name}" if name in ROLLOUT else f"train/{name}"
 
 
-def add_action_histograms(
-    writer: SummaryWriter, actions: NDArray[Any], action: Mapping[str, Any], frames: int
-) -> None:
+def action_histograms(actions: NDArray[Any], action: Mapping[str, Any]) -> list[Summary.Value]:
     """Histograms of a rollout's actions by part: `action/direction`, or `action/weight_0`.
 
     Args:
-        writer: of `TensorBoardWriter`.
         actions: as for `action_shares`.
         action: the `action` of a specification.
-        frames: when.
+
+    Returns:
+        What TensorBoard shows, see `TensorBoardWriter.add`; empty without actions.
     """
     parts = np.asarray(actions).reshape(-1, np.shape(actions)[-1])
     if len(parts) == 0:
-        return
+        return []
+    found: list[Summary.Value] = []
     for number, column in enumerate(parts.T):
         if "nvec" in action:
-            tag = f"action/{ACTION_KEYS[number]}"
-            edges = np.arange(action["nvec"][number] + 1) - 0.5  # a bin a choice
+            tag, choices = f"action/{ACTION_KEYS[number]}", action["nvec"][number]
+            edges = np.arange(choices + 1) - 0.5  # a bin a choice
+            times: NDArray[Any] = np.bincount(column.astype(np.int64), minlength=choices)
+            bins, numbers, times = times, np.flatnonzero(times), times[times > 0]
         else:
             tag = f"action/weight_{number}"
             low, high = action["low"][number], action["high"][number]
             edges = np.linspace(low, high, 31)
-            column = np.clip(column, low, high)
-        column = column.astype(np.float64)
-        writer.add_histogram_raw(
-            tag,
-            min=float(column.min()),
-            max=float(column.max()),
+            numbers, times = np.clip(column.astype(np.float64), low, high), np.ones(len(column))
+            bins = np.histogram(numbers, edges)[0]
+        histogram = HistogramProto(
+            min=float(numbers.min()),
+            max=float(numbers.max()),
             num=len(column),
-            sum=float(column.sum()),
-            sum_squares=float(np.square(column).sum()),
-            bucket_limits=edges.tolist(),
-            bucket_counts=[0, *np.histogram(column, edges)[0].tolist()],
-            global_step=frames,
+            sum=float((times * numbers).sum()),
+            sum_squares=float((times * np.square(numbers)).sum()),
+            bucket_limit=edges.tolist(),
+            bucket=[0, *bins.tolist()],
         )
+        found.append(Summary.Value(tag=tag, histo=histogram))
+    return found
 
 
 def warnings_of(diagnostics: Diagnostics, target_kl: float | None = None) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""PPO's steps on minibatches, compiled: gradient, clipping and Adam for a whole epoch in one call.
+"""PPO's steps on minibatches, compiled: gradient, clipping and Adam for a whole update in one call.
 
 A minibatch is cut into chunks whose gradients are added in their order, so that the number of
-threads changes no bit. Formulas: Adam of Kingma and Ba 2015, bias corrected. Start at `epoch`.
+threads changes no bit. Formulas: Adam of Kingma and Ba 2015, bias corrected. Start at `learn`.
 """
 
 import math
@@ -229,51 +229,52 @@ def _minibatch_step(minibatch: Minibatch, learned: Learned, step: int) -> bool:
 
 
 @compiled
-def epoch(
+def learn(
     layers: Layers,
     learned: Learned,
     rollout: Rollout,
-    order: IntArray,
+    orders: NDArray[np.int64],
     batch: int,
     coefficients: Coefficients,
     room: Room,
     log_ratios: Float32Array,
-    found: NDArray[np.float64],
+    losses: NDArray[np.float64],
 ) -> int:
-    """A step of Adam on each minibatch, until the policy has moved too far.
+    """A step of Adam on each minibatch of each epoch, until the policy has moved too far.
 
     Args:
         layers: where parameters are.
         learned: changed in place.
         rollout: all samples.
-        order: int64 [n], rows of `rollout`, a minibatch after the other.
-        batch: samples of each minibatch but perhaps the last.
+        orders: int64 [epochs, n], rows of `rollout`, a minibatch after the other.
+        batch: samples of each minibatch of an epoch but perhaps the last.
         coefficients: settings.
         room: with threads for as many as it has; `norms` are the last step's.
-        log_ratios: float32 [n], filled with log probabilities now less those then.
-        found: float64 [minibatches, 3], filled with sums over each one's samples.
+        log_ratios: float32 [n], log probabilities now less those then, of the last epoch's samples.
+        losses: float64 [epochs, minibatches, 3], filled with means over each one's samples.
 
     Returns:
         How many steps were taken.
     """
-    count, taken = order.shape[0], 0
-    for start in range(0, count, batch):
-        end = min(start + batch, count)
-        chosen = order[start:end]
-        minibatch = Minibatch(
-            layers,
-            learned.parameters,
-            rollout,
-            chosen,
-            _scale(rollout.advantages, chosen, coefficients.normalize_advantages),
-            coefficients,
-            room,
-            log_ratios[start:end],
-        )
-        goes_on = _minibatch_step(minibatch, learned, coefficients.step + taken)
-        for column in range(found.shape[1]):
-            found[start // batch, column] = room.sums[0, column]
-        if not goes_on:
-            break
-        taken += 1
+    count, taken = orders.shape[1], 0
+    for epoch in range(orders.shape[0]):
+        for start in range(0, count, batch):
+            end = min(start + batch, count)
+            chosen = orders[epoch, start:end]
+            minibatch = Minibatch(
+                layers,
+                learned.parameters,
+                rollout,
+                chosen,
+                _scale(rollout.advantages, chosen, coefficients.normalize_advantages),
+                coefficients,
+                room,
+                log_ratios[start:end],
+            )
+            goes_on = _minibatch_step(minibatch, learned, coefficients.step + taken)
+            for column in range(losses.shape[2]):
+                losses[epoch, start // batch, column] = room.sums[0, column] / (end - start)
+            if not goes_on:
+                return taken
+            taken += 1
     return taken

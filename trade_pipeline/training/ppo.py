@@ -16,14 +16,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
+from trade_pipeline.simulator.compiled import SameTypes
+from trade_pipeline.training.advantages import estimate
 from trade_pipeline.training.dense_policy import DensePolicy, alone, is_dense
 from trade_pipeline.training.dense_rollout import DenseRollout
 from trade_pipeline.training.dense_update import DenseUpdate
 from trade_pipeline.training.ppo_step import (
     INPUTS,
     AutogradUpdate,
-    Step,
     StepSettings,
+    Update,
     divergence,
 )
 
@@ -31,6 +33,7 @@ from trade_pipeline.training.ppo_step import (
 class LeanPPO(PPO):
     """PPO for `sb3.ObservationTrunk` and feed-forward networks."""
 
+    _estimate = SameTypes(estimate)
     _places: NDArray[np.int64] | None = None
     _dense: DensePolicy | None = None
     _gathered: DenseRollout | None = None
@@ -61,16 +64,23 @@ class LeanPPO(PPO):
                 torch.get_num_threads(),
             )
         self._dense.adopt()
-        self._gathered.begin()
+        self._gathered.begin(self.action_space.np_random)
         with alone(self._gathered.threads):
             for step in range(n_rollout_steps):
                 if not self._take(step, env, callback, rollout_buffer, self._gathered):
                     return False
             last_values = self._gathered.values_of(self._last_obs)  # type: ignore[arg-type]
-        rollout_buffer.full = True
-        rollout_buffer.compute_returns_and_advantage(
-            torch.from_numpy(last_values),
-            self._last_episode_starts,  # type: ignore[arg-type]
+        self._gathered.keep(rollout_buffer)
+        self._estimate(
+            rollout_buffer.rewards,
+            rollout_buffer.values,
+            rollout_buffer.episode_starts,
+            last_values,
+            self._last_episode_starts.astype(np.float32),  # type: ignore[union-attr]
+            np.float32(self.gamma),
+            np.float32(self.gamma * self.gae_lambda),
+            rollout_buffer.advantages,
+            rollout_buffer.returns,
         )
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -106,11 +116,8 @@ class LeanPPO(PPO):
         observations: Any = buffer.observations
         for name, values in seen.items():
             observations[name][step] = values
-        buffer.actions[step] = looked.actions
         buffer.rewards[step] = rewards
         buffer.episode_starts[step] = self._last_episode_starts
-        buffer.values[step] = looked.values
-        buffer.log_probs[step] = looked.log_probs
         self._last_obs, self._last_episode_starts = after, dones
         return True
 
@@ -135,23 +142,12 @@ class LeanPPO(PPO):
                 else AutogradUpdate(self.policy)
             )
         self._update.begin(self._rollout())
+        orders = np.stack([self._order() for _ in range(self.n_epochs)])
         with self._update.alone():
-            steps = self._steps(self._update, settings)
+            found = self._update.learn(orders, self.batch_size, settings)
         self._update.end()
-        last = np.concatenate([step.log_ratios for step in steps[-1]])
-        self._log([step for epoch in steps for step in epoch], last, settings)
-
-    def _steps(
-        self, update: DenseUpdate | AutogradUpdate, settings: StepSettings
-    ) -> list[list[Step]]:
-        """What each epoch's minibatches gave; the last one is not taken where they went too far."""
-        epochs: list[list[Step]] = []
-        for _ in range(self.n_epochs):
-            self._n_updates += 1
-            epochs.append(update.epoch(self._order(), self.batch_size, settings))
-            if not epochs[-1][-1].taken:
-                break
-        return epochs
+        self._n_updates += found.epochs
+        self._log(found, settings)
 
     def _order(self) -> NDArray[np.int64]:
         """The rollout's samples as SB3 shuffles them, which counts an environment's one by one."""
@@ -168,7 +164,7 @@ class LeanPPO(PPO):
 
         buffer: Any = self.rollout_buffer
         if self._gathered is not None:
-            inputs = torch.from_numpy(self._gathered.inputs)
+            inputs = torch.from_numpy(self._gathered.looked.inputs)
         else:
             # Windows are gathered once, not in each of the epochs.
             extractor: Any = self.policy.features_extractor
@@ -181,23 +177,20 @@ class LeanPPO(PPO):
         }
         return {**rollout, INPUTS: inputs}
 
-    def _log(self, steps: list[Step], log_ratios: Any, settings: StepSettings) -> None:
+    def _log(self, found: Update, settings: StepSettings) -> None:
         """What SB3 records of an update; divergence and clipping are those of the last epoch."""
         assert self._update is not None
-        means = np.mean([step[:3] for step in steps], axis=0)
-        last, record = steps[-1], self.logger.record
-        record("train/policy_gradient_loss", float(means[0]))
-        record("train/value_loss", float(means[1]))
-        record("train/entropy_loss", -float(means[2]))
-        record(
-            "train/loss",
-            last.policy_loss
-            - settings.entropy_coefficient * last.entropy
-            + settings.value_coefficient * last.value_loss,
-        )
-        outside = np.abs(np.exp(log_ratios) - 1.0) > settings.clip_range
+        record = self.logger.record
+        policy_loss, value_loss, entropy = found.losses.mean(axis=0).tolist()
+        record("train/policy_gradient_loss", policy_loss)
+        record("train/value_loss", value_loss)
+        record("train/entropy_loss", -entropy)
+        policy_loss, value_loss, entropy = found.losses[-1].tolist()
+        by_entropy, by_value = settings.entropy_coefficient, settings.value_coefficient
+        record("train/loss", policy_loss - by_entropy * entropy + by_value * value_loss)
+        outside = np.abs(np.exp(found.log_ratios) - 1.0) > settings.clip_range
         record("train/clip_fraction", float(np.mean(outside)))
-        record("train/approx_kl", divergence(log_ratios))
+        record("train/approx_kl", divergence(found.log_ratios))
         values, returns = self.rollout_buffer.values, self.rollout_buffer.returns
         explained = explained_variance(values.flatten(), returns.flatten())
         record("train/explained_variance", float(np.asarray(explained)))

@@ -1,4 +1,4 @@
-"""What one minibatch of PPO is asked for and gives; one step of it by autograd.
+"""What an update of PPO is asked for and gives; one by autograd.
 
 Start at `AutogradUpdate`; `dense_update.DenseUpdate` does the same faster for dense layers.
 """
@@ -31,19 +31,22 @@ class StepSettings(NamedTuple):
     normalize_advantages: bool
 
 
-class Step(NamedTuple):
-    """What a minibatch gave: means of its losses, and how far the policy has moved.
+class Update(NamedTuple):
+    """What an update gave.
 
     Attributes:
-        log_ratios: float32 [B], log probabilities now less those of the rollout.
-        taken: whether the parameters were changed.
+        losses: float64 [minibatches, 3], means over each one's samples, in their order: the
+            policy's loss, the value's, entropy. The last minibatch may not have been learned from.
+        log_ratios: float32, log probabilities now less those of the rollout, of the last epoch's
+            samples in its order.
+        epochs: how many were begun.
+        steps: how many minibatches were learned from.
     """
 
-    policy_loss: float
-    value_loss: float
-    entropy: float
+    losses: NDArray[np.float64]
     log_ratios: NDArray[np.float32]
-    taken: bool
+    epochs: int
+    steps: int
 
 
 class AutogradUpdate:
@@ -60,28 +63,33 @@ class AutogradUpdate:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Around steps: nothing to see to."""
+        """Around `learn`: nothing to see to."""
         yield
 
-    def epoch(self, order: NDArray[np.int64], batch: int, settings: StepSettings) -> list[Step]:
-        """Learn from samples of the rollout, minibatch after minibatch.
+    def learn(self, orders: NDArray[np.int64], batch: int, settings: StepSettings) -> Update:
+        """Learn from the rollout, minibatch after minibatch, until the policy has moved too far.
 
         Args:
-            order: rows of the rollout.
-            batch: samples of each minibatch but perhaps the last.
+            orders: int64 [epochs, n], rows of the rollout.
+            batch: samples of each minibatch of an epoch but perhaps the last.
             settings: of the loss.
-
-        Returns:
-            What each gave; the last one is not taken where the policy had moved too far.
         """
-        steps: list[Step] = []
-        for start in range(0, len(order), batch):
-            steps.append(self._step(order[start : start + batch], settings))
-            if not steps[-1].taken:
-                break
-        return steps
+        losses: list[list[float]] = []
+        moved: list[NDArray[np.float32]] = []
+        for epochs, order in enumerate(orders, 1):
+            moved = []
+            for start in range(0, len(order), batch):
+                found, log_ratios, taken = self._step(order[start : start + batch], settings)
+                losses.append(found)
+                moved.append(log_ratios)
+                if not taken:
+                    return Update(np.array(losses), np.concatenate(moved), epochs, len(losses) - 1)
+        return Update(np.array(losses), np.concatenate(moved), len(orders), len(losses))
 
-    def _step(self, chosen: NDArray[np.int64], settings: StepSettings) -> Step:
+    def _step(
+        self, chosen: NDArray[np.int64], settings: StepSettings
+    ) -> tuple[list[float], NDArray[np.float32], bool]:
+        """Losses and log ratios of a minibatch, and whether it was learned from."""
         rows = torch.from_numpy(chosen)
         # Indexing copies number by number.
         batch = {name: values.index_select(0, rows) for name, values in self._rollout.items()}
@@ -112,13 +120,8 @@ class AutogradUpdate:
             loss.backward()
             clip_grad_norm_(self._parameters, settings.max_grad_norm)
             self._policy.optimizer.step()
-        return Step(
-            float(policy_loss.detach()),
-            float(value_loss.detach()),
-            float(entropy.detach()),
-            moved.numpy(),
-            taken,
-        )
+        losses = [float(one.detach()) for one in (policy_loss, value_loss, entropy)]
+        return losses, moved.numpy(), taken
 
     def gradient_norms(self) -> dict[str, float]:
         """Nothing: hooks see these gradients."""

@@ -47,8 +47,7 @@ def rollout_of(policy: Any, threads: int) -> DenseRollout:
 def looks_of(actions: spaces.Space[Any], shared: bool, threads: int) -> tuple[Any, list[Looked]]:
     policy = policy_of(actions, shared, "tanh")
     rollout = rollout_of(policy, threads)
-    np.random.seed(11)
-    rollout.begin()
+    rollout.begin(np.random.default_rng(11))
     with alone(rollout.threads):
         return policy, [rollout.look(seen_by(ENVIRONMENTS), step) for step in range(STEPS)]
 

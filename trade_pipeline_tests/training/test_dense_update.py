@@ -27,6 +27,7 @@ SETTINGS = StepSettings(
     most_divergence=np.inf,
     normalize_advantages=True,
 )
+EVERY = np.arange(SAMPLES)[None]  # one epoch in the order of the rollout
 CHOICES = spaces.MultiDiscrete([4, 2, 3])
 NUMBERS = spaces.Box(-1.0, 1.0, (3,))
 
@@ -73,6 +74,12 @@ def rollout_of(policy: ChoicesPolicy) -> dict[str, torch.Tensor]:
     }
 
 
+def update_of(policy: ChoicesPolicy, batch: int, threads: int = 1) -> DenseUpdate:
+    dense = DensePolicy(policy)
+    dense.adopt()
+    return DenseUpdate(dense, batch, threads)
+
+
 def parameters_of(policy: ChoicesPolicy) -> NDArray[np.float32]:
     return torch.cat([one.detach().flatten() for one in policy.parameters()]).numpy().copy()
 
@@ -88,16 +95,17 @@ def test_steps_are_those_of_autograd(
     policy = policy_of(actions, shared, activation)
     other = deepcopy(policy)
     rollout = rollout_of(policy)
-    update, oracle = DenseUpdate(DensePolicy(policy), 512, 1), AutogradUpdate(other)
+    update, oracle = update_of(policy, 512), AutogradUpdate(other)
     update.begin(rollout)
     oracle.begin(rollout)
     before = parameters_of(policy)
     order = np.random.default_rng(0).permutation(SAMPLES)
     for chosen in (order[:512], order[512:], order[:1] if not normalize else order[:2]):
-        (found,), (expected,) = (
-            one.epoch(chosen, len(chosen), settings) for one in (update, oracle)
+        found, expected = (
+            one.learn(chosen[None], len(chosen), settings) for one in (update, oracle)
         )
-        assert found[:3] == pytest.approx(expected[:3], rel=1e-5, abs=1e-6)
+        np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5, atol=1e-6)
+        assert found[2:] == expected[2:] == (1, 1)
         np.testing.assert_allclose(found.log_ratios, expected.log_ratios, atol=3e-6)
         np.testing.assert_allclose(parameters_of(policy), parameters_of(other), atol=2e-6)
         norms = update.gradient_norms()
@@ -116,12 +124,11 @@ def test_threads_change_no_bit() -> None:
     found = []
     for threads in (1, 2):
         policy = policy_of(CHOICES, True, "tanh")
-        update = DenseUpdate(DensePolicy(policy), SAMPLES, threads)
+        update = update_of(policy, SAMPLES, threads)
         update.begin(rollout_of(policy))
         threads_before = torch.get_num_threads()
         with update.alone():
-            for _ in range(5):
-                update.epoch(np.arange(SAMPLES), SAMPLES, SETTINGS)
+            update.learn(np.tile(np.arange(SAMPLES), (5, 1)), SAMPLES, SETTINGS)
         assert torch.get_num_threads() == threads_before
         found.append(parameters_of(policy))
     assert found[0].tobytes() == found[1].tobytes()
@@ -129,51 +136,60 @@ def test_threads_change_no_bit() -> None:
 
 def test_a_policy_that_moved_too_far_stays_as_it_is() -> None:
     policy = policy_of(CHOICES, True, "tanh")
-    update = DenseUpdate(DensePolicy(policy), SAMPLES, 1)
+    update = update_of(policy, SAMPLES)
     update.begin(rollout_of(policy))
     before = parameters_of(policy)
-    every = np.arange(SAMPLES)
-    (step,) = update.epoch(every, SAMPLES, SETTINGS._replace(most_divergence=1e-6))
-    assert not step.taken
+    found = update.learn(EVERY, SAMPLES, SETTINGS._replace(most_divergence=1e-6))
+    assert (found.epochs, found.steps) == (1, 0)
     assert parameters_of(policy).tobytes() == before.tobytes()
-    (step,) = update.epoch(every, SAMPLES, SETTINGS._replace(most_divergence=10.0))
-    assert step.taken
+    assert update.learn(EVERY, SAMPLES, SETTINGS._replace(most_divergence=10.0)).steps == 1
 
 
-def test_an_epoch_ends_where_the_policy_moved_too_far() -> None:
+@pytest.mark.parametrize("kind", ["compiled", "autograd"])
+def test_an_update_ends_where_the_policy_moved_too_far(kind: str) -> None:
     settings = SETTINGS._replace(most_divergence=1.0)
     order, half = np.arange(SAMPLES), SAMPLES // 2
+    near = order[:half]
     found = []
-    for samples in (order, order[:half]):
+    # Which samples come in which epoch's minibatches; the others end it.
+    for orders in ([order, order], [near], [[*near, *near], order], [near, near, near]):
         policy = policy_of(CHOICES, True, "tanh")
         rollout = rollout_of(policy)
-        rollout["log_probs"][half:] += 3.0  # far from what the policy says of the second half
-        update = DenseUpdate(DensePolicy(policy), half, 1)
+        rollout["log_probs"][half:] += 3.0  # far from what the policy says of these samples
+        update = update_of(policy, half) if kind == "compiled" else AutogradUpdate(policy)
         update.begin(rollout)
-        steps = update.epoch(samples, half, settings)
-        assert [step.taken for step in steps] == [True, False][: len(samples) // half]
+        gave = update.learn(np.array(orders), half, settings)
         update.end()
-        assert float(policy.optimizer.state_dict()["state"][0]["step"]) == 1
-        found.append(parameters_of(policy).tobytes())
-    assert found[0] == found[1]
+        steps = float(policy.optimizer.state_dict()["state"][0]["step"])
+        assert steps == gave.steps
+        found.append((gave, parameters_of(policy)))
+    (short, once), (one, alone), (later, thrice), (three, same) = found
+    assert [gave.steps for gave, _ in found] == [1, 1, 3, 3]
+    assert [gave.epochs for gave, _ in found] == [1, 1, 2, 3]
+    assert [len(gave.losses) for gave, _ in found] == [2, 1, 4, 3]
+    assert [len(gave.log_ratios) for gave, _ in found] == [2 * half, half, 2 * half, half]
+    assert once.tobytes() == alone.tobytes() and thrice.tobytes() == same.tobytes()
+    np.testing.assert_array_equal(short.losses[:1], one.losses)
+    np.testing.assert_array_equal(later.losses[:3], three.losses)
+    assert np.abs(later.log_ratios[half:]).mean() > 2.0 > np.abs(later.log_ratios[:half]).max()
 
 
 def test_a_restored_optimizer_goes_on_where_it_was() -> None:
     policy = policy_of(NUMBERS, True, "tanh")
     rollout = rollout_of(policy)
-    update = DenseUpdate(DensePolicy(policy), SAMPLES, 1)
+    update = update_of(policy, SAMPLES)
     update.begin(rollout)
-    update.epoch(np.arange(SAMPLES), SAMPLES, SETTINGS)
+    update.learn(EVERY, SAMPLES, SETTINGS)
     update.end()
     weights, state = deepcopy(policy.state_dict()), deepcopy(policy.optimizer.state_dict())
     update.begin(rollout)
-    update.epoch(np.arange(SAMPLES), SAMPLES, SETTINGS)
+    update.learn(EVERY, SAMPLES, SETTINGS)
     again = policy_of(NUMBERS, True, "tanh")
     again.load_state_dict(weights)
     again.optimizer.load_state_dict(state)
-    restored = DenseUpdate(DensePolicy(again), SAMPLES, 1)
+    restored = update_of(again, SAMPLES)
     restored.begin(rollout)
-    restored.epoch(np.arange(SAMPLES), SAMPLES, SETTINGS)
+    restored.learn(EVERY, SAMPLES, SETTINGS)
     assert parameters_of(again).tobytes() == parameters_of(policy).tobytes()
 
 

@@ -28,8 +28,8 @@ from trade_pipeline.training.diagnostics import (
     LAST_ROWS,
     Diagnostics,
     GradientNorms,
+    action_histograms,
     action_shares,
-    add_action_histograms,
     tensorboard_writer,
     warnings_of,
 )
@@ -347,8 +347,8 @@ def test_tensorboard_has_the_rows_before_a_resume_and_all_after_it(tmp_path: Pat
     logger.dump(300)
     resumed.record(300, "gradient_norm/trunk.layers.0", 2.0)
     actions = np.array([[2, 1, 0, 0]] * 3 + [[0, 0, 0, 0]])
-    add_action_histograms(writer.writer, actions, BRACKETS, 300)
-    add_action_histograms(writer.writer, np.array([[0.5, -0.5]]), WEIGHTS, 300)
+    writer.add(300, action_histograms(actions, BRACKETS))
+    writer.add(300, action_histograms(np.array([[0.5, -0.5]]), WEIGHTS))
     logger.close()
 
     written = EventAccumulator(str(tmp_path))

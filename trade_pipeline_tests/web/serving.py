@@ -8,15 +8,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+import dagster as dg
 
 from trade_pipeline_tests.deployment import Deployment
 
 START_LIMIT_S = 120
+LAUNCHES = "QUEUED_RUN_COORDINATOR"  # the daemon that launches what waits in the queue
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -40,8 +41,12 @@ def serving(deployment: Deployment) -> Iterator[str]:
         ["dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace],
         ["dagster._daemon", "run", *workspace],
     ]
-    started = []
-    with (home / "servers.log").open("w") as log:
+    started: list[subprocess.Popen[bytes]] = []
+    # Two processes that both find no databases both write them, and the second of them dies.
+    with (
+        (home / "servers.log").open("w") as log,
+        dg.DagsterInstance.from_config(str(home)) as known,
+    ):
         try:
             for module, *options in commands:
                 started.append(
@@ -54,7 +59,13 @@ def serving(deployment: Deployment) -> Iterator[str]:
                     )
                 )
             address = f"http://127.0.0.1:{port}"
-            _wait_for(f"{address}/server_info", started[0], home / "servers.log")
+
+            def ready() -> bool:
+                return (
+                    _answers(f"{address}/server_info") and LAUNCHES in known.get_daemon_heartbeats()
+                )
+
+            _wait_until(ready, started, home / "servers.log")
             yield address
         finally:
             for process in started:
@@ -67,13 +78,20 @@ def serving(deployment: Deployment) -> Iterator[str]:
                     process.wait()
 
 
-def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until(
+    ready: Callable[[], bool], started: list[subprocess.Popen[bytes]], log: Path
+) -> None:
     limit = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < limit:
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(f"no answer from {url} in {START_LIMIT_S} s:\n{log.read_text()}")
+    while not ready():
+        assert time.monotonic() < limit, f"not ready in {START_LIMIT_S} s:\n{log.read_text()}"
+        for process in started:
+            assert process.poll() is None, f"{process.args} ended:\n{log.read_text()}"
+        time.sleep(0.5)
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True

@@ -4,9 +4,9 @@ Everything learns the market of `peers/mean_reverting.py`, whose best rule is kn
 do not depend on how fast the machine is. Prints one JSON object a line, one for each variation:
 frames until the greedy policy first earns 90 % of the best rule, of each seed (null: not within the
 training), their median and bounds, and the median learning curve. `python benchmarks/learning.py`
-runs all, `python benchmarks/learning.py "batch 256"` some. `python benchmarks/learning.py --docs
-FILE` draws the curves that were printed into FILE as `docs/pictures/learning.svg`, for
-docs/tuning.md.
+runs all, `python benchmarks/learning.py "relu"` some; `SEEDS=20` before it runs so many seeds, not
+five. `python benchmarks/learning.py --docs FILE` draws the curves that were printed into FILE as
+`docs/pictures/learning.svg`, for docs/tuning.md.
 """
 
 import json
@@ -26,7 +26,7 @@ from peers import mean_reverting
 from peers.run_training import Looks
 from training import TARGET_ENVIRONMENT, judged, market_of, training_path
 
-SEEDS = range(5)
+SEEDS = range(int(os.environ.get("SEEDS", "5")))
 FRAMES = 100_000
 WINDOW, WINDOW_FRAMES = 64, 160_000
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "learning.svg"

@@ -18,6 +18,8 @@ from trade_pipeline.storage.documents import read_json
 from trade_pipeline.storage.frames import read_frame
 from trade_pipeline.storage.location import ArtifactLocation
 
+TOTALS = ("fees", "slippage", "financing", "risk_free")  # as a backtest's summary has them
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -52,10 +54,7 @@ class Curve:
             exposure=result.exposure,
             turnover=result.turnover,
             trade_nets=trip_nets(result.fills),
-            fees=float(result.fees.sum()),
-            slippage=float(result.slippage.sum()),
-            financing=float(result.financing.sum()),
-            risk_free=float(result.summary["risk_free"]),
+            **{name: float(result.summary[name]) for name in TOTALS},
         )
 
     @classmethod
@@ -67,14 +66,13 @@ class Curve:
         """
         equity = read_frame(backtest.child("equity.parquet"))
         summary = read_json(backtest.child("summary.json"))
-        totals = ("fees", "slippage", "financing", "risk_free")
         return cls(
             close_ts=equity["time"].dt.epoch("ms").to_numpy(),
             equity=equity["equity"].to_numpy(),
             exposure=equity["exposure"].to_numpy()[1:],
             turnover=equity["turnover"].to_numpy()[1:],
             trade_nets=read_frame(backtest.child("trades.parquet"))["net"].to_numpy(),
-            **{name: float(summary[name]) for name in totals},
+            **{name: float(summary[name]) for name in TOTALS},
         )
 
     def figures(self, bars_per_year: float, days_per_year: float) -> dict[str, Any]:

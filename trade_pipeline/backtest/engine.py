@@ -261,8 +261,8 @@ def _order_table(orders: NDArray[np.void], dataset: Dataset) -> pl.DataFrame:
             "row": orders["row"],
             "instrument": _named(dataset.instruments, orders["instrument"]),
             "target_weight": orders["target_weight"],
-            "stop_fraction": pl.Series(orders["stop_fraction"]).fill_nan(None),
-            "take_fraction": pl.Series(orders["take_fraction"]).fill_nan(None),
+            "stop_fraction": pl.Series(orders["stop_fraction"], nan_to_null=True),
+            "take_fraction": pl.Series(orders["take_fraction"], nan_to_null=True),
         },
         schema=ORDER_SCHEMA,
     )
@@ -292,4 +292,4 @@ def _times(ms: NDArray[np.int64]) -> pl.Series:
 
 
 def _named(names: Sequence[str], numbers: NDArray[Any]) -> pl.Series:
-    return pl.Series(names, dtype=pl.String).gather(numbers.astype(np.uint32))
+    return pl.Series(names, dtype=pl.String)[numbers]

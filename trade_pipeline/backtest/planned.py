@@ -23,7 +23,7 @@ from trade_pipeline.simulator.kernel import (
     check_account,
     step_block,
 )
-from trade_pipeline.simulator.quiet import pass_bar
+from trade_pipeline.simulator.quiet import pass_bars
 from trade_pipeline.simulator.recording import (
     Record,
     Recorder,
@@ -35,6 +35,7 @@ from trade_pipeline.simulator.recording import (
 
 # In pieces, so that who cancels does not wait for millions of bars.
 ROWS_AT_A_TIME = 2**15
+AHEAD = 64  # rows looked at together: what follows a reached level is looked at again
 
 
 class PlanError(ValueError):
@@ -127,19 +128,37 @@ def _distances(fractions: FloatArray | None, piece: slice) -> FloatArray:
 
 
 @compiled
-def _is_kept(weight: float, quantity: float) -> bool:
-    """Whether a position can be held for a weight: it is one, and not of the other sign."""
-    return bool((quantity != 0.0) & (weight * quantity >= 0.0))
+def _is_kept(
+    weight: float, hold: bool, quantity: float, close: float, equity: float, band: float
+) -> bool:
+    """Whether a position is held for a weight: it is one, not of the other sign, within the band.
+
+    A band of NaN is none.
+    """
+    far = abs(weight - quantity * close / equity) > band * abs(weight)
+    return bool(hold & (quantity != 0.0) & (weight * quantity >= 0.0) & (not far))
 
 
 @compiled
-def _is_near(
-    weight: float, worth: float, equity: float, bands: FloatArray, step: int, n: int
-) -> bool:
-    """Whether the weight of a position is within the band; without a band it always is."""
-    if bands.shape[0] == 0:
-        return True
-    return not abs(weight - worth / equity) > bands[step, n] * abs(weight)
+def _unasked(
+    weights: FloatArray,
+    hold: BoolArray,
+    bands: FloatArray,
+    held: Any,
+    equity: float,
+    bars: Any,
+    row: int,
+) -> int:
+    """Rows from the first on that ask for nothing; with bands, which look at the account, one."""
+    rows = min(AHEAD, weights.shape[0]) if bands.shape[0] == 0 else 1
+    for t in range(rows):
+        for n in range(held.shape[0]):
+            weight, quantity = weights[t, n], held[n].quantity
+            band = bands[t, n] if bands.shape[0] > 0 else np.nan
+            kept = _is_kept(weight, hold[t, n], quantity, bars[row, n].close, equity, band)
+            if (not kept) & ((weight != 0.0) | (quantity != 0.0)):
+                return t
+    return rows
 
 
 @compiled
@@ -167,24 +186,37 @@ def _trade_rows(
     held = positions[0]
     instruments = positions.shape[1]
     steps = weights.shape[0]
-    for step in range(steps):
+    step = 0
+    while step < steps:
+        now = row[0]
+        asks_from = _unasked(
+            weights[step:], hold[step:], bands[step:], held, balance.equity, bars, now
+        )
+        if asks_from > 0:
+            until = step + asks_from
+            passed = pass_bars(
+                balance,
+                held,
+                rules,
+                bars,
+                now,
+                record.equity[step:until],
+                record.exposure[step:until],
+                record.financing[step:until],
+            )
+            if passed > 0:
+                row[0] += passed
+                step += passed
+                continue
         if is_full(record, instruments):
             return step
-        asks = False
         for n in range(instruments):
             weight, quantity = weights[step, n], held[n].quantity
-            keeps = hold[step, n] & _is_kept(weight, quantity)
-            if keeps:
-                worth = quantity * bars[row[0], n].close
-                keeps = _is_near(weight, worth, balance.equity, bands, step, n)
-            orders.hold[0, n] = keeps
-            asks |= (not keeps) & ((weight != 0.0) | (quantity != 0.0))
-        if (not asks) and pass_bar(balance, held, rules, bars, row[0]):
-            row[0] += 1
-            record_state(record, step, balance, held, bars, row[0])
-            continue
-        for n in range(instruments):
-            orders.target_weight[0, n] = weights[step, n]
+            band = bands[step, n] if bands.shape[0] > 0 else np.nan
+            orders.hold[0, n] = _is_kept(
+                weight, hold[step, n], quantity, bars[now, n].close, balance.equity, band
+            )
+            orders.target_weight[0, n] = weight
             orders.stop_fraction[0, n] = stops[step, n] if stops.shape[0] > 0 else np.nan
             orders.take_fraction[0, n] = takes[step, n] if takes.shape[0] > 0 else np.nan
         record_orders(record, orders, held, row[0])
@@ -204,6 +236,7 @@ def _trade_rows(
         row[0] += 1
         record_state(record, step, balance, held, bars, row[0])
         record_fills(record, step, balance, row[0], counts[0], records[0])
+        step += 1
         if balance.terminated:
-            return step + 1
-    return int(steps)
+            break
+    return step

@@ -39,9 +39,7 @@ from trade_pipeline.simulator.actions import mapping_for
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.splits import Rows, long_enough
 
-IMPLEMENTATION = 2
-# Averages are compared in whole ticks of this part of a price: sums of floats tie by accident.
-TICKS_PER_UNIT = 1e8
+IMPLEMENTATION = 3
 
 
 class Rule(PlannedRule):
@@ -120,10 +118,10 @@ class SmaCross(Rule):
 
     def decide(self, dataset: Dataset, environment: EnvironmentSettings) -> Plan:
         """The equal weight while above, kept as it is, otherwise none."""
-        ticks = np.rint(dataset.close * TICKS_PER_UNIT).astype(np.int64)
-        above = np.zeros(ticks.shape, np.bool_)
+        close = _loaded(dataset.close)
+        above = np.zeros(close.shape, np.bool_)
         for a, b in dataset.segments.tolist():
-            find_above(ticks[a:b], self._settings.fast, self._settings.slow, above[a:b])
+            find_above(close[a:b], self._settings.fast, self._settings.slow, above[a:b])
         return _held_sides(above, dataset, environment)
 
 

@@ -18,8 +18,8 @@ from trade_pipeline.evaluation.measure import (
     too_few,
     undefined,
 )
+from trade_pipeline.evaluation.walks import LANES, add_returns, add_squares, added, cut_tails
 
-BLOCK = 16_384  # returns looked at together: they stay in the processor's cache
 MANY = 20_000  # returns; of fewer a quantile is found at once
 WIDER = 1.5  # a tail is first cut so many times too long, then exactly
 
@@ -53,7 +53,7 @@ class Tails(NamedTuple):
 
 
 def sums(returns: FloatArray, rate: float = 0.0) -> Sums:
-    """Sums over returns in one walk, in blocks of a fixed size and order.
+    """Sums over returns, in a fixed order.
 
     Args:
         returns: [n], n of at least two.
@@ -62,32 +62,22 @@ def sums(returns: FloatArray, rate: float = 0.0) -> Sums:
             (ddof 1; zero where it is only rounding), `up` (above zero), `moved` (not zero) are of
             the returns as they are.
     """
-    blocks = [returns[first : first + BLOCK] for first in range(0, returns.size, BLOCK)]
-    mean = math.fsum(float(block.sum()) for block in blocks) / returns.size
-    squares, gains, losses, misses = [], [], [], []
-    up = moved = 0
-    for block in blocks:
-        centred = block - mean
-        with np.errstate(over="ignore"):
-            squares.append(float((centred * centred).sum()))
-        excess = block - rate
-        gains.append(float(np.maximum(excess, 0.0).sum()))
-        under = np.minimum(excess, 0.0)
-        losses.append(-float(under.sum()))
-        misses.append(float((under * under).sum()))
-        up += int(np.count_nonzero(block > 0))
-        moved += int(np.count_nonzero(block))
-    spread = math.sqrt(math.fsum(squares) / (returns.size - 1))
+    lanes, squares = np.zeros(6 * LANES), np.zeros(LANES)
+    add_returns(returns, rate, lanes)
+    total, gained, lost, misses, up, moved = added(lanes)
+    mean = total / returns.size
+    add_squares(returns, mean, squares)
+    spread = math.sqrt(added(squares)[0] / (returns.size - 1))
     largest = max(abs(mean), abs(mean - rate))
     return Sums(
         returns.size,
         mean,
         0.0 if no_spread(spread, largest, RETURN_ROUNDING) else spread,
-        math.fsum(gains),
-        math.fsum(losses),
-        math.sqrt(math.fsum(misses) / returns.size),
-        up,
-        moved,
+        gained,
+        lost,
+        math.sqrt(misses / returns.size),
+        int(up),
+        int(moved),
     )
 
 
@@ -172,10 +162,13 @@ def _tails(returns: FloatArray) -> Tails:
         low, high = (float(level) for level in np.percentile(returns, [5, 95]))
         return Tails(low, high, float(returns[returns <= low].mean()))
     bounds = np.percentile(returns[:: returns.size // 1_000], [5 * WIDER, 100 - 5 * WIDER])
-    tail, top = returns[returns <= bounds[0]], returns[returns >= bounds[1]]
+    tail, top = np.empty(returns.size), np.empty(returns.size)
+    lower, upper = cut_tails(returns, bounds, tail, top)
     rank = 0.05 * (returns.size - 1)
-    if min(tail.size, top.size) < rank + 2:  # an unlucky sample
+    if min(lower, upper) < rank + 2:  # an unlucky sample
         tail, top = returns, returns
+    else:
+        tail, top = tail[:lower], top[:upper]
     low, high = _from_below(tail, rank), -_from_below(-top, rank)
     return Tails(low, high, float(tail[tail <= low].mean()))
 

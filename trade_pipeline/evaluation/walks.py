@@ -1,13 +1,101 @@
-"""Long arrays walked once, in compiled code: drawdowns, resampled returns, growth of a market.
+"""Long arrays walked in compiled code: sums, tails, drawdowns, resampled returns, market growth.
 
-Sums go from the first number to the last, so the bits are the same on every machine.
+A sum is that of `LANES` sums side by side, of every so many numbers, which a processor adds at
+once; or it goes from the first number to the last. So the bits are the same on every machine.
 """
+
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from trade_pipeline.evaluation.measure import FloatArray, IntArray
 from trade_pipeline.simulator.compiled import compiled
+
+LANES = 64
+
+
+def added(lanes: FloatArray) -> list[float]:
+    """The sums that each so many `LANES` hold together; infinite beyond any number."""
+    with np.errstate(over="ignore"):
+        return cast(list[float], lanes.reshape(-1, LANES).sum(axis=1).tolist())
+
+
+@compiled
+def add_returns(returns: FloatArray, rate: float, lanes: FloatArray) -> None:
+    """Sums of returns, of those above and below a rate, and counts.
+
+    Args:
+        returns: [n].
+        rate: taken off each for the sums named so.
+        lanes: [6 x LANES] is added to: sums; above the rate; below it, positive; squares below it;
+            counts above zero; counts unlike zero.
+    """
+    for first in range(0, len(returns), LANES):
+        block = returns[first : first + LANES]
+        for k in range(min(LANES, len(block))):
+            value = block[k]
+            excess = value - rate
+            above = excess if excess > 0.0 else 0.0
+            below = -excess if excess < 0.0 else 0.0
+            lanes[k] += value
+            lanes[LANES + k] += above
+            lanes[2 * LANES + k] += below
+            lanes[3 * LANES + k] += below * below
+            lanes[4 * LANES + k] += 1.0 if value > 0.0 else 0.0
+            lanes[5 * LANES + k] += 1.0 if value != 0.0 else 0.0
+
+
+@compiled
+def add_squares(values: FloatArray, mean: float, lanes: FloatArray) -> None:
+    """Sums [LANES] of squared distances from a mean, added to."""
+    for first in range(0, len(values), LANES):
+        block = values[first : first + LANES]
+        for k in range(min(LANES, len(block))):
+            away = block[k] - mean
+            lanes[k] += away * away
+
+
+@compiled
+def add_activity(
+    exposure: FloatArray, notional: FloatArray, equity: FloatArray, lanes: FloatArray
+) -> None:
+    """Sums over bars of what was held and traded.
+
+    Args:
+        exposure: [n].
+        notional: [n] traded in the bar.
+        equity: [n] before it, above zero.
+        lanes: [3 x LANES] is added to: exposures; bars with one; notional in multiples of equity.
+    """
+    for first in range(0, len(exposure), LANES):
+        block = slice(first, first + LANES)
+        held, traded, worth = exposure[block], notional[block], equity[block]
+        for k in range(min(LANES, len(held))):
+            lanes[k] += held[k]
+            lanes[LANES + k] += 1.0 if held[k] > 0.0 else 0.0
+            lanes[2 * LANES + k] += traded[k] / worth[k]
+
+
+@compiled
+def cut_tails(
+    values: FloatArray, bounds: FloatArray, lowest: FloatArray, highest: FloatArray
+) -> tuple[int, int]:
+    """Copy what is at or below the first bound, and what is at or above the second; how many.
+
+    Args:
+        values: [n].
+        bounds: [2].
+        lowest: [n] is written from the front; likewise `highest`.
+        highest: see `lowest`.
+    """
+    low, high = 0, 0
+    for value in values:
+        lowest[low] = value
+        highest[high] = value
+        low += value <= bounds[0]
+        high += value >= bounds[1]
+    return low, high
 
 
 @compiled
@@ -22,16 +110,18 @@ def deepest_and_longest(equity: FloatArray, close_ts: IntArray) -> tuple[float, 
         close_ts: [n+1] ms UTC.
     """
     deepest, longest = 0.0, 0
-    peak, top = equity[0], 0
+    peak, lowest, top = equity[0], equity[0], 0
     for t in range(1, len(equity)):
         if equity[t] >= peak:
             if t > top + 1:
                 longest = max(longest, close_ts[t] - close_ts[top])
-            peak, top = equity[t], t
+                deepest = min(deepest, lowest / peak - 1)
+            peak, lowest, top = equity[t], equity[t], t
         else:
-            deepest = min(deepest, equity[t] / peak - 1)
+            lowest = min(lowest, equity[t])
     if top < len(equity) - 1:
         longest = max(longest, close_ts[len(equity) - 1] - close_ts[top])
+        deepest = min(deepest, lowest / peak - 1)
     return deepest, longest
 
 
@@ -54,7 +144,7 @@ def resample(
     """
     count = len(returns)
     for i in range(len(starts)):
-        total, wealth, peak, deepest = 0.0, 1.0, 1.0, 1.0
+        total, wealth, peak, lowest, deepest = 0.0, 1.0, 1.0, 1.0, 1.0
         t, block = 0, 0
         while t < count:
             at = starts[i, block]
@@ -63,8 +153,10 @@ def resample(
                 values[t] = value
                 total += value
                 wealth *= value + 1
-                peak = max(peak, wealth)
-                deepest = min(deepest, wealth / peak)
+                if wealth > peak:
+                    deepest = min(deepest, lowest / peak)
+                    peak, lowest = wealth, wealth
+                lowest = min(lowest, wealth)
                 at = at + 1 if at + 1 < count else 0
                 t += 1
             block += 1
@@ -75,7 +167,7 @@ def resample(
         drawn[i, 0] = mean
         drawn[i, 1] = np.sqrt(squares / (count - 1))
         drawn[i, 2] = wealth
-        drawn[i, 3] = deepest - 1
+        drawn[i, 3] = min(deepest, lowest / peak) - 1
 
 
 @compiled
@@ -93,4 +185,6 @@ def grow_equally(close: FloatArray, row: IntArray, worth: FloatArray) -> None:
         moves = 0.0
         for n in range(instruments):
             moves += close[row[t], n] / close[row[t] - 1, n]
-        worth[t] = worth[t - 1] * (moves / instruments)
+        worth[t] = moves / instruments
+    for t in range(1, len(row)):  # not above: divisions need not wait for these products
+        worth[t] *= worth[t - 1]

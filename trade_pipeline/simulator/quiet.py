@@ -3,7 +3,7 @@
 The kernel does everything for many accounts side by side. One account alone is faster if it is
 first asked whether anything can happen at all; where something may, the kernel steps it. Both give
 the same bits, which tests prove. Numbers and letters are those of docs/simulator.md. Start at
-`pass_bar`.
+`pass_bars`.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from trade_pipeline.simulator.accounting import YEAR_MS
 from trade_pipeline.simulator.compiled import compiled
 from trade_pipeline.simulator.costs import fundings_between
 from trade_pipeline.simulator.lanes import clear
+from trade_pipeline.simulator.market import FloatArray
 from trade_pipeline.simulator.rules import Rules
 
 NEAR = 1e-9  # as in `intrabar`: margin left at the worst price, relative to what is held
@@ -43,8 +44,26 @@ def financing_of(cash: float, positions: Any, rules: Rules, bars: Any, row: int)
 
 
 @compiled
-def pass_bar(balance: Any, positions: Any, rules: Rules, bars: Any, row: int) -> bool:
-    """Carry an account that asks for nothing from the close of `row` to the next, if it is quiet.
+def is_idle(balance: Any, positions: Any, rules: Rules) -> bool:
+    """Whether no price concerns an account: it holds nothing, and its cash earns nothing."""
+    idle = (balance.cash > 0.0) & (rules.cash_rate == 0.0)
+    for n in range(positions.shape[0]):
+        idle &= positions[n].quantity == 0.0
+    return bool(idle)
+
+
+@compiled
+def pass_bars(
+    balance: Any,
+    positions: Any,
+    rules: Rules,
+    bars: Any,
+    row: int,
+    equity: FloatArray,
+    exposure: FloatArray,
+    financing: FloatArray,
+) -> int:
+    """Carry an account that asks for nothing over the bars after `row`, as long as they are quiet.
 
     Args:
         balance: BALANCE of one account that is not ruined, its price scale 1; changed.
@@ -52,47 +71,71 @@ def pass_bar(balance: Any, positions: Any, rules: Rules, bars: Any, row: int) ->
         rules: costs and limits.
         bars: BAR [T, N].
         row: t.
+        equity: [n], n bars at most, is written from the front, as `recording.Record` has it.
+        exposure: [n], likewise; comes as 0.
+        financing: [n], likewise.
 
     Returns:
-        Whether it was. If a level or a margin may be reached, the account is as it was before.
+        How many were. At the bar after them a level or a margin may be reached.
     """
+    steps = len(equity)
+    if is_idle(balance, positions, rules):
+        clear(balance)
+        for step in range(steps):
+            equity[step] = balance.equity
+        return int(steps)
     instruments = positions.shape[0]
-    financing = financing_of(balance.cash, positions, rules, bars, row)
-    cash = balance.cash - financing
-    equity = cash
-    worth_open, gross_open = cash, 0.0
-    worth_worst, gross_worst = cash, 0.0
-    for n in range(instruments):
-        position = positions[n]
-        quantity = position.quantity
-        if quantity == 0.0:
-            continue
-        bar = bars[row + 1, n]
-        long = quantity > 0.0
-        worst = bar.low if long else bar.high
-        best = bar.high if long else bar.low
-        stop, take = position.stop_price, position.take_price
-        # NaN levels never match. An open beyond a level is an extreme beyond it, too (a, c, d).
-        stopped = (worst <= stop) if long else (worst >= stop)
-        taken = (best >= take) if long else (best <= take)
-        if stopped | taken:
-            return False
-        worst = worst if bar.traded else bar.open
-        size = abs(quantity)
-        worth_open += quantity * bar.open
-        gross_open += size * bar.open
-        worth_worst += quantity * worst
-        gross_worst += size * worst
-        equity += quantity * bar.close
     margin = rules.maintenance_margin
-    left = worth_worst - margin * gross_worst
-    if (worth_open < margin * gross_open) | (left <= NEAR * (abs(cash) + gross_worst)):
-        return False  # liquidated, or so near to it that the kernel has to say (b, c)
-    if not equity > 0.0:
-        return False
-    clear(balance)
-    balance.cash = cash
-    balance.equity = equity
-    balance.peak_equity = max(balance.peak_equity, equity)
-    balance.financing = financing
-    return True
+    cash, peak = balance.cash, balance.peak_equity
+    owed, worth = 0.0, 0.0
+    passed = 0
+    while passed < steps:
+        now = row + passed
+        due = financing_of(cash, positions, rules, bars, now)
+        left = cash - due
+        worth_close, gross_close = left, 0.0
+        worth_open, gross_open = left, 0.0
+        worth_worst, gross_worst = left, 0.0
+        reached = False
+        for n in range(instruments):
+            position = positions[n]
+            quantity = position.quantity
+            if quantity == 0.0:
+                continue
+            bar = bars[now + 1, n]
+            long = quantity > 0.0
+            worst = bar.low if long else bar.high
+            best = bar.high if long else bar.low
+            stop, take = position.stop_price, position.take_price
+            # NaN levels never match. An open beyond a level is an extreme beyond it, too (a, c, d).
+            reached |= (worst <= stop) if long else (worst >= stop)
+            reached |= (best >= take) if long else (best <= take)
+            worst = worst if bar.traded else bar.open
+            size = abs(quantity)
+            worth_open += quantity * bar.open
+            gross_open += size * bar.open
+            worth_worst += quantity * worst
+            gross_worst += size * worst
+            worth_close += quantity * bar.close
+            gross_close += size * bar.close
+        # Liquidated, or so near to it that the kernel has to say (b, c).
+        reached |= worth_open < margin * gross_open
+        reached |= worth_worst - margin * gross_worst <= NEAR * (abs(left) + gross_worst)
+        if reached | (not worth_close > 0.0):
+            break
+        cash, worth, owed = left, worth_close, due
+        peak = max(peak, worth)
+        equity[passed] = worth
+        # What is 0 already is not written: pages of memory that nobody touches cost nothing.
+        if gross_close > 0.0:
+            exposure[passed] = gross_close / worth
+        if owed != 0.0:
+            financing[passed] = owed
+        passed += 1
+    if passed > 0:
+        clear(balance)
+        balance.cash = cash
+        balance.equity = worth
+        balance.peak_equity = peak
+        balance.financing = owed
+    return passed

@@ -4,6 +4,7 @@ Arrays for all steps are made once; fills and orders go into buffers, which are 
 have no room for one more step. Knows nothing of what decides. Start at `Recorder`.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,11 +138,20 @@ class Recorder:
 
     def fills(self) -> npt.NDArray[np.void]:
         """FILLED, in the order they happened."""
-        return np.concatenate([self._fills[:0], *self._kept_fills])
+        return _joined(self._kept_fills, FILLED)
 
     def orders(self) -> npt.NDArray[np.void]:
         """ORDERED, in the order they were given: those that asked for something."""
-        return np.concatenate([self._orders[:0], *self._kept_orders])
+        return _joined(self._kept_orders, ORDERED)
+
+
+def _joined(pieces: Sequence[npt.NDArray[np.void]], dtype: np.dtype[Any]) -> npt.NDArray[np.void]:
+    """One array of all; `np.concatenate` compares the fields of each piece, which takes longer."""
+    joined, at = np.empty(sum(map(len, pieces)), dtype), 0
+    for piece in pieces:
+        joined[at : at + len(piece)] = piece
+        at += len(piece)
+    return joined
 
 
 @compiled
@@ -176,7 +186,8 @@ def record_state(
     record.equity[step] = equity
     gross = 0.0
     for n in range(positions.shape[0]):
-        gross += abs(positions[n].quantity) * (bars[row, n].close * balance.price_scale)
+        if positions[n].quantity != 0.0:
+            gross += abs(positions[n].quantity) * (bars[row, n].close * balance.price_scale)
     # What is 0 already is not written: pages of memory that nobody touches cost nothing.
     if (gross > 0.0) & (equity > 0.0):
         record.exposure[step] = gross / equity

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numba.core.config
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -19,6 +20,9 @@ from numba.extending import intrinsic
 config: Any = numba.core.config  # its attributes are made at run time
 typeof: Any = numba.typeof
 UNUSED_SECONDS = 7 * 86_400
+
+# Another type of number in a call, such as a literal's or a prange's, has all of it compiled again.
+int64: Callable[[int], int] = cast(Any, np.int64)
 
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 

@@ -15,6 +15,7 @@ from trade_pipeline.simulator.compiled import (
     compiled_apart,
     compiled_products,
     compiled_products_parallel,
+    int64,
     stay_apart,
 )
 from trade_pipeline.training.dense_layers import OUTPUTS, Layers, forward_all, matrix
@@ -172,7 +173,7 @@ def _act_on_threads(
     """`_act_of_thread` for each thread; numba hands threads no tuple of tuples."""
     for thread in numba.prange(room.outputs.shape[0]):
         look = Look(layers, parameters, observed, noise, looked, room, rows)
-        _act_of_thread(look, thread)
+        _act_of_thread(look, int64(thread))
 
 
 @compiled
@@ -180,6 +181,6 @@ def act(look: Look) -> None:
     """Look at accounts, and draw an action for each, into `look.looked`."""
     if look.room.outputs.shape[0] == 1:
         # Threads of numba's would change the number of torch's.
-        _act_of_thread(look, 0)
+        _act_of_thread(look, int64(0))
     else:
         _act_on_threads(*look)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from trade_pipeline.simulator.compiled import (
     compiled,
     compiled_apart,
-    compiled_parallel,
     compiled_products_parallel,
+    int64,
     stay_apart,
 )
 from trade_pipeline.simulator.market import IntArray
@@ -128,80 +128,22 @@ def _chunks_on_threads(
         minibatch = Minibatch(
             layers, parameters, rollout, chosen, scale, coefficients, room, log_ratios
         )
-        _chunks_of(minibatch, thread)
-
-
-@compiled
-def _gather_of(
-    thread: int,
-    threads: int,
-    blocks: IntArray,
-    gradients: NDArray[np.float32],
-    chunks: int,
-    squares: NDArray[np.float64],
-) -> None:
-    """`_gather_block` for each block of a thread."""
-    for block in range(thread, blocks.shape[0], threads):
-        squares[block] = _gather_block(blocks[block], gradients, chunks)
-
-
-@compiled_parallel
-def _gather_on_threads(
-    threads: int,
-    blocks: IntArray,
-    gradients: NDArray[np.float32],
-    chunks: int,
-    squares: NDArray[np.float64],
-) -> None:
-    """`_gather_of` for each thread."""
-    for thread in numba.prange(threads):
-        _gather_of(thread, threads, blocks, gradients, chunks, squares)
-
-
-@compiled
-def _adam_of(
-    thread: int,
-    threads: int,
-    learned: Learned,
-    gradient: Float32Array,
-    blocks: IntArray,
-    shrink: float,
-    chosen: Coefficients,
-    step: int,
-) -> None:
-    """`_adam` for each block of a thread."""
-    for block in range(thread, blocks.shape[0], threads):
-        _adam(learned, gradient, blocks[block], shrink, chosen, step)
-
-
-@compiled_parallel
-def _adam_on_threads(
-    threads: int,
-    learned: Learned,
-    gradient: Float32Array,
-    blocks: IntArray,
-    shrink: float,
-    chosen: Coefficients,
-    step: int,
-) -> None:
-    """`_adam_of` for each thread."""
-    for thread in numba.prange(threads):
-        _adam_of(thread, threads, learned, gradient, blocks, shrink, chosen, step)
+        _chunks_of(minibatch, int64(thread))
 
 
 @compiled
 def _minibatch_step(minibatch: Minibatch, learned: Learned, step: int) -> bool:
     """One step of Adam on some samples, unless the policy has moved too far already."""
     room, coefficients, log_ratios = minibatch.room, minibatch.coefficients, minibatch.log_ratios
-    count, threads, blocks = log_ratios.shape[0], room.inputs.shape[0], room.blocks
+    count, blocks = log_ratios.shape[0], room.blocks
     chunks = _chunk_count(minibatch)
     # Threads of numba's would change the number of torch's: none for one.
-    if threads == 1:
-        _chunks_of(minibatch, 0)
-        _gather_of(0, 1, blocks, room.gradients, chunks, room.squares)
+    if room.inputs.shape[0] == 1:
+        _chunks_of(minibatch, int64(0))
     else:
         _chunks_on_threads(*minibatch)
-        _gather_on_threads(threads, blocks, room.gradients, chunks, room.squares)
+    for block in range(blocks.shape[0]):
+        room.squares[block] = _gather_block(blocks[block], room.gradients, chunks)
     for chunk in range(1, chunks):
         for column in range(room.sums.shape[1]):
             room.sums[0, column] += room.sums[chunk, column]
@@ -220,11 +162,8 @@ def _minibatch_step(minibatch: Minibatch, learned: Learned, step: int) -> bool:
         norms[k] = math.sqrt(norms[k])
     # As torch.nn.utils.clip_grad_norm_ has it.
     shrink = min(coefficients.most_norm / (np.sqrt(total) + 1e-6), 1.0)
-    gradient = room.gradients[0]
-    if threads == 1:
-        _adam_of(0, 1, learned, gradient, blocks, shrink, coefficients, step)
-    else:
-        _adam_on_threads(threads, learned, gradient, blocks, shrink, coefficients, step)
+    for block in range(blocks.shape[0]):
+        _adam(learned, room.gradients[0], blocks[block], shrink, coefficients, step)
     return True
 
 

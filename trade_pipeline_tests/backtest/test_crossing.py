@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trade_pipeline.backtest.crossing import TICKS_PER_UNIT, find_above
@@ -27,6 +27,7 @@ def mean(prices: np.ndarray) -> Fraction:
     return Fraction(sum(ticks), len(ticks))
 
 
+@example(prices=1e12 * np.arange(1.0, 31.0).reshape(-1, 1), fast=5, more=15)
 @given(prices=paths(), fast=st.integers(1, 20), more=st.integers(1, 40))
 def test_a_mean_is_above_another_exactly_as_fractions_say(
     prices: np.ndarray, fast: int, more: int

@@ -107,6 +107,15 @@ def compiled_apart(function: Compiled) -> Compiled:
     return cast(Compiled, _compile(function, forceinline=False, _nrt=True))
 
 
+def is_compiled(function: Callable[..., Any]) -> bool:
+    """Whether a compiled function is ready for some arguments, here or in the cache on disk."""
+    ready: Any = function
+    folder = ready.stats.cache_path
+    return bool(ready.overloads) or (
+        folder is not None and any(Path(folder).glob(f"*.{ready.__name__}-*.nbi"))
+    )
+
+
 class SameTypes:
     """A compiled function that is always called with arguments of the same types, see `resolved`.
 

@@ -21,6 +21,8 @@ from trade_pipeline.settings.environment import EnvironmentSettings, StratifiedS
 from trade_pipeline.settings.experiment import Trial
 from trade_pipeline.simulator import kernel
 from trade_pipeline.simulator.actions import mapping_for
+from trade_pipeline.simulator.compiled import is_compiled
+from trade_pipeline.simulator.stepping import begin_all
 from trade_pipeline.storage.bundles import BundleReference, seal
 from trade_pipeline.storage.documents import json_hash, write_json
 from trade_pipeline.storage.frames import write_frame
@@ -32,6 +34,7 @@ from trade_pipeline.training.checkpoint import Checkpoints
 from trade_pipeline.training.dataset import Dataset
 from trade_pipeline.training.dense_policy import kernels
 from trade_pipeline.training.learning import Learning, Log, TrainingError
+from trade_pipeline.training.minibatches import learn
 from trade_pipeline.training.networks import network_specification, torch_threads
 from trade_pipeline.training.policy import DETERMINISTIC, Normalizer, write_policy
 from trade_pipeline.training.regimes import LABEL
@@ -40,6 +43,10 @@ from trade_pipeline.training.specification import SAVE_EVERY_S
 __all__ = ["TrainedPolicy", "TrainingError", "train"]
 
 IMPLEMENTATION = 4
+COMPILING = (
+    "compiling the simulator and the training loop, once on each machine and version: this takes a "
+    "minute or two"
+)
 PACKAGES = (
     "torch",
     "stable-baselines3",
@@ -118,6 +125,8 @@ def train(
     with (staging.path / "job.log").open("w", encoding="utf-8") as file, _one_result(algorithm):
         log = Log(file, clock, report)
         log.line(f"trial {trial.key}: {algorithm.total_frames} frames, seed {trial.seed}")
+        if not is_compiled(longest_to_compile(algorithm)):
+            log.say(COMPILING)
         labels = start_labels(dataset, environment, trial)
         learning = Learning(
             dataset,
@@ -155,6 +164,12 @@ def train(
     if kept is not None:
         kept.remove()
     return TrainedPolicy(reference, metrics)
+
+
+def longest_to_compile(algorithm: AlgorithmSettings) -> Callable[..., Any]:
+    """Of the compiled functions that a training calls."""
+    dense = algorithm.kind == "ppo" and algorithm.network.kind == "mlp"
+    return learn if dense else begin_all
 
 
 def start_labels(

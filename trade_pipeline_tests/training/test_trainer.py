@@ -22,6 +22,7 @@ from trade_pipeline.training.dataset import Dataset, write_dataset
 from trade_pipeline.training.policy import PolicyRunner
 from trade_pipeline.training.specification import specification
 from trade_pipeline.training.trainer import (
+    COMPILING,
     TrainedPolicy,
     TrainingError,
     start_labels,
@@ -201,6 +202,9 @@ def test_progress_comes_about_once_a_second_and_at_the_end(tmp_path: Path) -> No
     assert seen[0].frames_per_second > 0
     assert seen[-1].mean_episode_reward is not None
     assert str(seen[-1]).startswith("4096 of 4096 frames, ")
+    again: list[Progress | str] = []
+    train_one(tmp_path, "two", report=again.append, total_frames=256)
+    assert COMPILING not in again
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

@@ -199,9 +199,7 @@ def period_tables(result: BacktestResult, dataset: Dataset) -> dict[str, pl.Data
 
 def _capacity(result: BacktestResult, dataset: Dataset) -> dict[str, Any]:
     """Capacity, without the closing at slice ends, which only our data asked for."""
-    fills = result.fills
-    if result.summary["fills"]["slice_end"]:
-        fills = fills.filter(pl.col("reason") != "slice_end")
+    fills = result.fills.filter(pl.col("reason") != "slice_end")
     row = fills["row"].to_numpy()
     instruments = len(dataset.instruments)
     instrument = (

@@ -26,8 +26,8 @@ def find_above(prices: NDArray[np.float64], fast: int, slow: int, above: NDArray
 
     Args:
         prices: float64 [T, N], zero to 1e15, without a gap.
-        fast: rows, fewer than `slow`; both together times a price are below 9e18.
-        slow: rows.
+        fast: rows, fewer than `slow`.
+        slow: rows; times `fast` at most 1e10, and times the price, too, below 9e18.
         above: bool [T, N] to write into; the first `slow` - 1 rows stay as they are.
     """
     for n in range(prices.shape[1]):

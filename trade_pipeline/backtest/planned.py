@@ -193,17 +193,7 @@ def _trade_rows(
             weights[step:], hold[step:], bands[step:], held, balance.equity, bars, now
         )
         if asks_from > 0:
-            until = step + asks_from
-            passed = pass_bars(
-                balance,
-                held,
-                rules,
-                bars,
-                now,
-                record.equity[step:until],
-                record.exposure[step:until],
-                record.financing[step:until],
-            )
+            passed = pass_bars(balance, held, rules, bars, now, record, step, asks_from)
             if passed > 0:
                 row[0] += passed
                 step += passed

@@ -12,7 +12,7 @@ from trade_pipeline.simulator.accounting import YEAR_MS
 from trade_pipeline.simulator.compiled import compiled
 from trade_pipeline.simulator.costs import fundings_between
 from trade_pipeline.simulator.lanes import clear
-from trade_pipeline.simulator.market import FloatArray
+from trade_pipeline.simulator.recording import Record, write_state
 from trade_pipeline.simulator.rules import Rules
 
 NEAR = 1e-9  # as in `intrabar`: margin left at the worst price, relative to what is held
@@ -59,9 +59,9 @@ def pass_bars(
     rules: Rules,
     bars: Any,
     row: int,
-    equity: FloatArray,
-    exposure: FloatArray,
-    financing: FloatArray,
+    record: Record,
+    first: int,
+    steps: int,
 ) -> int:
     """Carry an account that asks for nothing over the bars after `row`, as long as they are quiet.
 
@@ -71,19 +71,18 @@ def pass_bars(
         rules: costs and limits.
         bars: BAR [T, N].
         row: t.
-        equity: [n], n bars at most, is written from the front, as `recording.Record` has it.
-        exposure: [n], likewise; comes as 0.
-        financing: [n], likewise.
+        record: where what each bar left is written.
+        first: step of the bar after `row` in it.
+        steps: bars at most, one or more.
 
     Returns:
         How many were. At the bar after them a level or a margin may be reached.
     """
-    steps = len(equity)
     if is_idle(balance, positions, rules):
         clear(balance)
-        for step in range(steps):
-            equity[step] = balance.equity
-        return int(steps)
+        for step in range(first, first + steps):
+            write_state(record, step, balance.equity, 0.0, 0.0)
+        return steps
     instruments = positions.shape[0]
     margin = rules.maintenance_margin
     cash, peak = balance.cash, balance.peak_equity
@@ -125,12 +124,7 @@ def pass_bars(
             break
         cash, worth, owed = left, worth_close, due
         peak = max(peak, worth)
-        equity[passed] = worth
-        # What is 0 already is not written: pages of memory that nobody touches cost nothing.
-        if gross_close > 0.0:
-            exposure[passed] = gross_close / worth
-        if owed != 0.0:
-            financing[passed] = owed
+        write_state(record, first + passed, worth, gross_close, owed)
         passed += 1
     if passed > 0:
         clear(balance)

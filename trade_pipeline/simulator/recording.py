@@ -178,21 +178,25 @@ def record_orders(record: Record, orders: Orders, positions: Any, row: int) -> N
 
 
 @compiled
+def write_state(record: Record, step: int, equity: float, gross: float, financing: float) -> None:
+    """What a step left, and what carrying it cost; `gross` is what was held, in quote currency."""
+    record.equity[step] = equity
+    # What is 0 already is not written: pages of memory that nobody touches cost nothing.
+    if (gross > 0.0) & (equity > 0.0):
+        record.exposure[step] = gross / equity
+    if financing != 0.0:
+        record.financing[step] = financing
+
+
+@compiled
 def record_state(
     record: Record, step: int, balance: Any, positions: Any, bars: Any, row: int
 ) -> None:
     """Equity and exposure of an account at the close of `row`, and what carrying it cost."""
-    equity = balance.equity
-    record.equity[step] = equity
     gross = 0.0
     for n in range(positions.shape[0]):
-        if positions[n].quantity != 0.0:
-            gross += abs(positions[n].quantity) * (bars[row, n].close * balance.price_scale)
-    # What is 0 already is not written: pages of memory that nobody touches cost nothing.
-    if (gross > 0.0) & (equity > 0.0):
-        record.exposure[step] = gross / equity
-    if balance.financing != 0.0:
-        record.financing[step] = balance.financing
+        gross += abs(positions[n].quantity) * (bars[row, n].close * balance.price_scale)
+    write_state(record, step, balance.equity, gross, balance.financing)
 
 
 @compiled

@@ -92,6 +92,11 @@ class Checkpoints:
         bundles.commit(bundles.seal(staging, (STATE, ARRAYS)), self.location)
         bundles.prune(self.location, keep=1)
 
+    @property
+    def was_saved(self) -> bool:
+        """Whether a save has ended; a kill within the first one leaves nothing to go on from."""
+        return self.location.child(bundles.POINTER).path.exists()
+
     def load(self) -> Tree | None:
         """What was saved last, or None: nothing, another training's, or a damaged one."""
         try:

@@ -172,7 +172,7 @@ class Learning:
         saved = checkpoints.load() if checkpoints else None
         if saved is not None:
             self.diagnostics = Diagnostics.restored(saved["diagnostics"])
-        elif checkpoints and checkpoints.location.path.exists():
+        elif checkpoints and checkpoints.was_saved:
             self._log.say(
                 "the checkpoint of this trial is another training's or damaged; begins anew"
             )

@@ -222,7 +222,29 @@ def test_a_training_whose_first_checkpoint_lost_a_file_begins_anew(
     assert not key.path.exists()
 
 
-@pytest.mark.parametrize("damage", ["byte", "other settings", "no pointer"])
+def test_a_kill_within_the_first_save_is_no_damage(tmp_path: Path) -> None:
+    key = ArtifactLocation(tmp_path, "checkpoints/demo")
+
+    def report(said: Any) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train_one(ArtifactLocation(tmp_path, "killed"), "ppo", report=report, checkpoints=key)
+    (key.path / "current.json").unlink()  # the last that a save writes
+    said: list[str] = []
+    again = train_one(
+        ArtifactLocation(tmp_path, "again"),
+        "ppo",
+        report=lambda line: said.append(str(line)),
+        checkpoints=key,
+    )
+    assert not any("checkpoint" in line for line in said)
+    whole = train_one(ArtifactLocation(tmp_path, "whole"), "ppo")
+    assert again.reference.version == whole.reference.version
+    assert not key.path.exists()
+
+
+@pytest.mark.parametrize("damage", ["byte", "other settings", "pointer"])
 def test_a_checkpoint_that_is_damaged_or_anothers_is_not_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -251,6 +273,7 @@ def test_a_checkpoint_that_is_damaged_or_anothers_is_not_gone_on_from(
         **more,
     )
     assert not any("goes on" in line for line in said)
+    assert any("another training's or damaged" in line for line in said)
     whole = train_one(ArtifactLocation(tmp_path, "whole"), "ppo", **more)
     assert resumed.reference.version == whole.reference.version
 

@@ -63,5 +63,5 @@ class Remote(RemoteHost):
         return start_run(self.places, home, self.fake, "alone/policy", TRIAL)
 
     def trains(self) -> bool:
-        """Whether a pod has begun to learn."""
-        return bool(self.on_volume("store/checkpoints/**/bundle.json"))
+        """Whether a pod learns and has saved a state to go on from."""
+        return bool(self.on_volume("store/checkpoints/**/current.json"))

@@ -38,6 +38,13 @@ BROWSER_OPTIONS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever comes first builds the templates for all, and compiles: no hung test."""
+    for item in items:
+        if "templates" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(1_800))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data; tests that need it skip where it is absent."""
@@ -54,8 +61,9 @@ def browser() -> Iterator["Browser"]:
         if os.environ.get("REQUIRE_BROWSER"):
             pytest.fail("no chromium on the path, and REQUIRE_BROWSER is set")
         pytest.skip("no chromium on the path; apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=chromium, args=list(BROWSER_OPTIONS))
         yield opened

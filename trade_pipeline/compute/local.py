@@ -37,8 +37,9 @@ class LocalCompute(dg.ConfigurableResource[Any]):
             context_injector=dg.PipesTempFileContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:
+            module, parent = "trade_pipeline.compute.worker", str(os.getpid())
             process = subprocess.Popen(
-                [sys.executable, "-m", "trade_pipeline.compute.worker", str(spec_path)],
+                [sys.executable, "-m", module, str(spec_path), "--parent", parent],
                 env={**os.environ, **session.get_bootstrap_env_vars()},
                 stderr=subprocess.PIPE,
                 text=True,
@@ -73,8 +74,8 @@ def _ended_after(process: "subprocess.Popen[str]", limit_s: float) -> Iterator[t
 
     timer = threading.Timer(limit_s, end_late)
     timer.daemon = True
-    timer.start()
     try:
+        timer.start()
         yield late
     finally:  # a cancelled run raises a BaseException here
         timer.cancel()

@@ -1,7 +1,8 @@
 """Entry point of a task's own process: opens Pipes, runs the task, reports its result.
 
-Run as `python -m trade_pipeline.compute.worker <task file> [--result <file>]`. Also runs without
-Pipes, then the messages are dropped. In a pod messages go into files, and the result as well.
+Run as `python -m trade_pipeline.compute.worker <task file> [--result <file>] [--parent <process>]`.
+Also runs without Pipes, then the messages are dropped. In a pod messages go into files, and the
+result as well.
 """
 
 import argparse
@@ -30,7 +31,6 @@ def main(path: Path, result_file: Path | None = None) -> None:
     """
     described = json.loads(path.read_text(encoding="utf-8"))
     run = importlib.import_module(described["module"]).run
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     with open_dagster_pipes(message_writer=_message_writer()) as pipes:
         pipes.log.info(f"Task runs in process {os.getpid()}.")
         result = run(
@@ -64,5 +64,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Runs one task in this process.")
     parser.add_argument("task", type=Path)
     parser.add_argument("--result", type=Path)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
     options = parser.parse_args()
+    # Before a task's module is imported, which takes seconds.
+    threading.Thread(target=_end_with_parent, args=(options.parent,), daemon=True).start()
     main(options.task, options.result)

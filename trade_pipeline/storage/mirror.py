@@ -13,6 +13,7 @@ Knows nothing of Dagster. Start at `Mirror.pull` and `Mirror.push`.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
@@ -143,7 +144,7 @@ class Mirror:
         For code that writes into the store's folder itself; what the bucket has is not sent again.
         """
         root = ArtifactLocation(self.store, key).path if key else self.store
-        for path in [root] if root.is_file() else sorted(root.rglob("*")):
+        for path in [root] if root.is_file() else _files(root):
             found = path.relative_to(self.store).as_posix()
             if not path.is_file() or not _is_shared(found):
                 continue
@@ -224,6 +225,11 @@ class Mirror:
             shutil.rmtree(damaged)
         pull_bundle(self.objects, location.key, location)
         return True
+
+
+def _files(folder: Path) -> list[Path]:
+    """All below a folder, in order; other runs may remove folders meanwhile."""
+    return sorted(Path(at, name) for at, _, names in os.walk(folder) for name in names)
 
 
 def _is_shared(key: str) -> bool:

@@ -17,6 +17,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from trade_pipeline.compute import local
 from trade_pipeline.compute.base import Task, TaskError
 from trade_pipeline.compute.local import LocalCompute
+from trade_pipeline_tests.processes import is_running
 
 MODULE = "trade_pipeline_tests.compute.tasks"
 LONG_S = 60.0
@@ -219,15 +220,20 @@ def test_a_task_ends_when_the_process_that_started_it_is_killed(tmp_path: Path) 
         starter.wait()
     child = int(pid_file.read_text(encoding="utf-8"))
     limit = time.monotonic() + 20
-    while _runs(child):
+    while is_running(child):
         assert time.monotonic() < limit, f"process {child} outlives its parent"
         time.sleep(0.1)
 
 
-def _runs(pid: int) -> bool:
-    """Whether a process is there and is no zombie that nobody has collected."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "State:\tZ" not in status
+def test_a_task_whose_module_is_still_imported_ends_as_well(tmp_path: Path) -> None:
+    (tmp_path / "imported_for_long.py").write_text(f"import time; time.sleep({10 * LONG_S})")
+    task = Task("imported_for_long", {}, tmp_path / "staging").write_spec()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    worker = [sys.executable, "-m", "trade_pipeline.compute.worker", str(task)]
+    done = subprocess.run(
+        [*worker, "--parent", str(gone.pid)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        check=False,
+    )
+    assert done.returncode == 1

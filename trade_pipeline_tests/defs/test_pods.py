@@ -1,5 +1,6 @@
 """Pods in Dagster: the sensor that reaps, and what is seen of their cost. RunPod is on loopback."""
 
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -250,12 +251,14 @@ def test_a_refused_key_makes_the_tick_red_and_says_why(host: PodHost) -> None:
 
 
 def test_a_round_that_outlasts_its_tick_goes_on_and_is_told_of_later(host: PodHost) -> None:
-    host.fake.faults.plan("slow", on="delete", seconds=1.0)
+    seen = threading.Event()
+    host.fake.faults.plan("slow", on="delete", seconds=60.0, until=seen)
     pod = host.ask(host.run(Status.SUCCESS))
     reaper = Reaper(host, tick_s=0.05)
     assert "still being looked at" in reaper.tick()
     assert host.live == {pod.id}
-    deadline = time.monotonic() + 20
+    seen.set()
+    deadline = time.monotonic() + 60
     while "still being looked at" in (message := reaper.tick()):
         assert time.monotonic() < deadline
     assert "terminated" in message and pod.id in message and host.live == set()

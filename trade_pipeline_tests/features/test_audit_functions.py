@@ -273,7 +273,6 @@ def test_audits_run_where_polars_and_the_rest_of_the_package_are_absent() -> Non
         text=True,
         check=True,
         cwd=ROOT,
-        timeout=60,
     )
     assert done.stdout.split("\n")[:2] == ["looks ahead", "[]"]
 

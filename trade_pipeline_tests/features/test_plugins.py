@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,19 +251,17 @@ def hidden(how: str) -> str:
     ],
 )
 def test_a_plug_in_that_would_end_this_process_at_a_sets_parameters_is_broken_there_only(
-    tmp_path: Path, how: str, words: str
+    tmp_path: Path, how: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugins = load_plugins(write(tmp_path, hidden=hidden(how)), limit_s=2.0)
     assert not plugins.broken
     assert resolve(at_level(1), "x.yaml", plugins).names == ("hidden",)
-    for _ in range(2):  # the second time without a process
-        began = time.monotonic()
+    for executable in (sys.executable, "/bin/false"):  # the second time without a process
+        monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(BrokenPluginError) as caught:
             resolve(at_level(2), "x.yaml", plugins)
-        took = time.monotonic() - began
         for each in ("x.yaml: indicators.0 (hidden)", f"{tmp_path}/hidden.py: ", words):
             assert each in str(caught.value)
-    assert took < 0.1
 
 
 def test_several_sets_are_tried_in_one_process_and_shipped_indicators_in_none(
@@ -283,42 +280,37 @@ def test_several_sets_are_tried_in_one_process_and_shipped_indicators_in_none(
 
 
 LOAD = """
-import sys, time
+import sys
 from pathlib import Path
 from trade_pipeline.features.plugins.loading import load_plugins
-began = time.monotonic()
 print(*(one.error for one in load_plugins(Path(sys.argv[1]), limit_s=2.0).broken))
-print(time.monotonic() - began)
 """
 
 
-def load_elsewhere(folder: Path, cache: Path) -> tuple[str, float]:
-    """What another process finds broken in a folder, and the seconds it took."""
+def load_elsewhere(folder: Path, cache: Path) -> str:
+    """What another process finds broken in a folder."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(cache)}
     words = [sys.executable, "-c", LOAD, str(folder)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    error, seconds = done.stdout.splitlines()
-    return error, float(seconds)
+    return done.stdout.rstrip("\n")
 
 
 def test_a_file_that_loops_costs_its_time_once_an_hour(tmp_path: Path) -> None:
     folder, cache = write(tmp_path / "files", loops="while True:\n    pass\n"), tmp_path / "cache"
-    error, took = load_elsewhere(folder, cache)
-    assert error == "importing it does not end within 2 s"
-    assert took > 2.0
-    error, took = load_elsewhere(folder, cache)
-    assert "importing it does not end within 2 s (seen at " in error
-    assert took < 1.0
+    tried = "importing it does not end within 2 s"
+    known_already = f"{tried} (seen at "
+    assert load_elsewhere(folder, cache) == tried
+    assert known_already in load_elsewhere(folder, cache)
 
     (memory,) = (cache / "trade_pipeline").iterdir()
     known = json.loads(memory.read_text())
     memory.write_text(json.dumps({key: when - 3_601 for key, when in known.items()}))
-    assert load_elsewhere(folder, cache)[1] > 2.0, "an hour ago"
+    assert load_elsewhere(folder, cache) == tried, "an hour ago"
     memory.write_text("[{")
-    assert load_elsewhere(folder, cache)[1] > 2.0, "damaged"
-    assert load_elsewhere(folder, cache)[1] < 1.0
+    assert load_elsewhere(folder, cache) == tried, "damaged"
+    assert known_already in load_elsewhere(folder, cache)
     write(folder, loops=drop_in("mended"))
-    assert load_elsewhere(folder, cache)[0] == "", "another content"
+    assert load_elsewhere(folder, cache) == "", "another content"
 
 
 @pytest.fixture
@@ -374,9 +366,7 @@ def test_a_distribution_gives_indicators_by_entry_point(distribution: Path, tmp_
 
 def test_no_plug_ins_cost_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")  # a process would end in an error
-    began = time.monotonic()
     assert not load_plugins(tmp_path).broken
-    assert time.monotonic() - began < 1.0
 
 
 def test_the_table_of_the_docs_is_what_ships() -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -244,27 +245,29 @@ def test_a_refusal_stands_until_its_rows_are_offered_again(tmp_path: Path) -> No
     assert not verdicts.read(store, verdicts.VALID, KEY, 2018)
 
 
-def read_while_written(store: Path, rounds: int) -> None:
+def read_while_written(store: Path, reads: Any, written: Any) -> None:
     """Fails when bars and confirmed intervals of two writes are mixed, or a read is refused."""
-    for _ in range(rounds):
+    while not written.is_set():
         stored = read_partition(layout.ohlcv(store, KEY, 2018))
         ((start, end),) = stored.confirmed
         assert stored.bars.height == (end - start) // MINUTE
         assert read_window(store, KEY, START, START + 3 * MINUTE).height == 3
+        reads.value += 1
 
 
 def test_readers_beside_a_writer_see_one_version_or_the_other(tmp_path: Path) -> None:
     store_batch(tmp_path, KEY, 2018, answer_long(0, 5))
-    reader = multiprocessing.get_context("spawn").Process(
-        target=read_while_written, args=(tmp_path, 400)
-    )
+    context = multiprocessing.get_context("spawn")
+    reads, written = context.Value("i", 0), context.Event()
+    reader = context.Process(target=read_while_written, args=(tmp_path, reads, written))
     reader.start()
     at = 5
-    while reader.is_alive():
+    while reader.is_alive() and (reads.value < 20 or at < 100):
         store_batch(tmp_path, KEY, 2018, answer_long(at, at + 1))
         at += 1
+    written.set()
+    reader.join()
     assert reader.exitcode == 0
-    assert at > 20
 
 
 def test_a_year_that_its_series_has_no_bar_of_is_an_empty_partition(tmp_path: Path) -> None:

@@ -249,5 +249,5 @@ def test_it_waits_for_whoever_holds_the_partition(tmp_path: Path) -> None:
         assert pruning.is_alive()
         more = pl.concat([BARS, bars_at([START + 200 * MINUTE])])
         write_frame(location, more, partition_metadata(CONFIRMED, ACTIONS))
-    pruning.join(10)
+    pruning.join()
     assert stored(tmp_path).bars.is_empty(), "what was written meanwhile goes too"

@@ -111,7 +111,7 @@ def test_a_writer_killed_before_the_replace_leaves_the_old_file(
         f"os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n{write}",
         location.store,
     )
-    killed.communicate(timeout=60)
+    killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     # Its temporary file proves that it died between the write and the replace.
     (temporary,) = set(names(location)) - {"x"}
@@ -130,7 +130,7 @@ for _ in range(100):
         write_json(location, read_json(location) + 1)
 """
     for process in [python(script, location.store) for _ in range(2)]:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
         assert process.returncode == 0, errors
     assert read_json(location) == 200
 
@@ -154,7 +154,7 @@ def test_a_second_writer_waits_until_the_first_has_released_or_died(
     assert not location.path.exists()
     if end == "kill":
         holder.kill()
-    holder.communicate(input="\n" if end == "release" else None, timeout=60)
-    waiter.communicate(timeout=60)
+    holder.communicate(input="\n" if end == "release" else None)
+    waiter.communicate()
     assert waiter.returncode == 0
     assert read_json(location) == "mine"

@@ -170,14 +170,12 @@ def test_a_second_training_of_a_trial_says_that_it_waits_and_clears_away_what_a_
     with pytest.raises(Killed), first.alone(said.append):
         bundles.staging(tmp_path, first._staged)  # as a kill in the middle of `save` leaves it
         raise Killed
-    freed = threading.Event()
+    has_it, freed = threading.Event(), threading.Event()
 
     def other() -> None:
         with first.alone(said.append):
-            freed.wait(30)
-
-    running = threading.Thread(target=other)
-    running.start()
+            has_it.set()
+            freed.wait()
 
     def report(line: Any) -> None:
         said.append(str(line))
@@ -185,8 +183,10 @@ def test_a_second_training_of_a_trial_says_that_it_waits_and_clears_away_what_a_
             freed.set()
 
     whole = train_one(ArtifactLocation(tmp_path, "whole"), "ppo")
-    while list((tmp_path / "staging").iterdir()):
-        time.sleep(0.01)  # the other has the lock once this is empty
+    running = threading.Thread(target=other, daemon=True)
+    running.start()
+    has_it.wait()
+    assert not list((tmp_path / "staging").iterdir())
     second = train_one(ArtifactLocation(tmp_path, "second"), "ppo", report=report, checkpoints=key)
     running.join()
     assert second.reference.version == whole.reference.version
@@ -209,12 +209,8 @@ def test_a_training_whose_first_checkpoint_lost_a_file_begins_anew(
 ) -> None:
     """As a kill in the middle of removing it, or a disk, would leave it."""
     key = ArtifactLocation(tmp_path, "checkpoints/demo")
-
-    def report(said: Any) -> None:
-        raise Killed
-
     with pytest.raises(Killed):
-        train_one(ArtifactLocation(tmp_path, "killed"), "ppo", report=report, checkpoints=key)
+        train_one(ArtifactLocation(tmp_path, "killed"), "ppo", report=killed_at(1), checkpoints=key)
     (bundles.current(key).path / file).unlink()
     again = train_one(ArtifactLocation(tmp_path, "again"), "ppo", checkpoints=key)
     whole = train_one(ArtifactLocation(tmp_path, "whole"), "ppo")
@@ -224,12 +220,8 @@ def test_a_training_whose_first_checkpoint_lost_a_file_begins_anew(
 
 def test_a_kill_within_the_first_save_is_no_damage(tmp_path: Path) -> None:
     key = ArtifactLocation(tmp_path, "checkpoints/demo")
-
-    def report(said: Any) -> None:
-        raise Killed
-
     with pytest.raises(Killed):
-        train_one(ArtifactLocation(tmp_path, "killed"), "ppo", report=report, checkpoints=key)
+        train_one(ArtifactLocation(tmp_path, "killed"), "ppo", report=killed_at(1), checkpoints=key)
     (key.path / "current.json").unlink()  # the last that a save writes
     said: list[str] = []
     again = train_one(
@@ -278,7 +270,7 @@ def test_a_checkpoint_that_is_damaged_or_anothers_is_not_gone_on_from(
     assert resumed.reference.version == whole.reference.version
 
 
-def described(store: Path, staging: str) -> Path:
+def described(store: Path, staging: str, save_every_s: float) -> Path:
     """A task file of a training that takes some seconds."""
     content = experiment("ppo", total_frames=LONG)
     dataset = ArtifactLocation(store, "dataset")
@@ -291,7 +283,7 @@ def described(store: Path, staging: str) -> Path:
         dataset=dataset,
         staging=ArtifactLocation(store, staging),
         provenance={},
-        save_every_s=0.05,
+        save_every_s=save_every_s,
     )
     file = store / f"{staging}.task.json"
     file.write_text(
@@ -315,19 +307,17 @@ def test_a_process_killed_at_random_points_is_gone_on_from(tmp_path: Path) -> No
     generator = random.Random(7)
     key = layout.checkpoint(tmp_path, "demo", "base.f0.s1")
     for number in range(3):
-        process = worker(described(tmp_path, f"killed{number}"))
-        limit = time.monotonic() + 120
+        process = worker(described(tmp_path, f"killed{number}", save_every_s=0.05))
         seen = {None, bundles.current_version(key)}
         while len(seen) < 4:  # its first says no more than the one that it found
             seen.add(bundles.current_version(key))
             assert process.poll() is None, process.communicate()
-            assert time.monotonic() < limit
             time.sleep(0.01)
         time.sleep(generator.uniform(0.0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    resumed = worker(described(tmp_path, "resumed"))
-    _, said = resumed.communicate(timeout=300)
+    resumed = worker(described(tmp_path, "resumed", save_every_s=60.0))
+    _, said = resumed.communicate()
     assert resumed.returncode == 0, said
     log = (tmp_path / "resumed" / "job.log").read_text(encoding="utf-8")
     assert "goes on from its checkpoint at 0 frames" not in log

@@ -84,7 +84,7 @@ class UIRun:
         started = time.monotonic()
         while not condition():
             over = time.monotonic() - started > limit_s
-            if over or self.status == "FAILURE":
+            if (over or self.status == "FAILURE") and not condition():
                 events = ask(self._address, LOG, run=self.id)["logsForRun"]["events"]
                 said = "\n".join(event["message"] for event in events[-30:])
                 pytest.fail(f"{what}: not within {limit_s} s, run is {self.status}:\n{said}")

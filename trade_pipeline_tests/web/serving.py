@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import dagster as dg
 
 from trade_pipeline_tests.deployment import Deployment
+from trade_pipeline_tests.ports import free_port
 
 START_LIMIT_S = 120
 LAUNCHES = "QUEUED_RUN_COORDINATOR"  # the daemon that launches what waits in the queue
@@ -33,9 +33,7 @@ def serving(deployment: Deployment) -> Iterator[str]:
         "TRADE_PIPELINE_CONFIGS": str(deployment.places.configs),
         "TRADE_PIPELINE_STORE": str(deployment.places.store),
     }
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     workspace = ["-w", str(ROOT / "workspace.yaml")]
     commands = [
         ["dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace],

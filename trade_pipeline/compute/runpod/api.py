@@ -4,6 +4,7 @@ Each method raises the `RunPodError` of its cause (see `errors`). Times are UTC 
 are US dollars an hour. Knows no HTTP.
 """
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -146,12 +147,14 @@ class RunPodApi(Protocol):
         source: str,
         after: str | None = None,
         stop: threading.Event | None = None,
+        for_s: float = math.inf,
     ) -> Iterator[LogLine]:
         """One stream of log lines until RunPod ends it, from the beginning or after an id.
 
         Ends without an error where the connection breaks: ask again with the last id, passed on as
         it is. Lines that come again after a resume are left out. `stop`, set by another thread,
-        ends it within a second, also while it waits for a line.
+        ends it within a second, also while it waits for a line; so does the time `for_s` after
+        RunPod's answer has begun.
         """
         ...
 

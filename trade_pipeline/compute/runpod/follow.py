@@ -28,6 +28,7 @@ RECORD_LAG_S = 10.0  # a pod's record may come so long after its end, or after a
 WITHOUT_UPTIME_S = 180.0  # a pod that runs without a container
 LOG_TAIL = 20
 QUIET_S = 1.0  # what a log holds at a time has come after so long
+OPENS_S = 10.0  # most that is waited for a log which is not followed
 CATCH_UP_S = 0.5  # for what a task said last, before its pod is terminated
 # Exit codes of the supervisor that say nothing against the task: RunPod told the pod to end, or
 # started a broken container again.
@@ -212,18 +213,18 @@ class Watch:
 
 
 def _held(
-    api: RunPodApi, pod_id: str, source: str, after: str | None, wait_s: float
+    api: RunPodApi, pod_id: str, source: str, after: str | None, for_s: float
 ) -> list[LogLine]:
     """What a log holds now, after a line."""
     stop = threading.Event()
-    timer = threading.Timer(wait_s, stop.set)
-    timer.start()
+    guard = threading.Timer(OPENS_S, stop.set)
+    guard.start()
     found: list[LogLine] = []
     try:
-        for line in api.logs(pod_id, source, after, stop):
+        for line in api.logs(pod_id, source, after, stop, for_s):
             found.append(line)
     except RunPodError:
         pass
     finally:
-        timer.cancel()
+        guard.cancel()
     return found

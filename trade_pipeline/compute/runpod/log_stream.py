@@ -3,9 +3,11 @@
 Knows no routes and no errors. Start at `unseen`.
 """
 
+import math
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,27 +105,31 @@ class Connection:
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
+        self._until = math.inf
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """Told by httpx of each step of a request; what was connected last carries the stream."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
 
+    def end_in(self, seconds: float) -> None:
+        """Have it end by itself; within the block of `ended_by`."""
+        self._until = time.monotonic() + seconds
+
     @contextmanager
-    def ended_by(self, stop: threading.Event | None) -> Iterator[None]:
+    def ended_by(self, stop: threading.Event) -> Iterator[None]:
         """Within the block, the connection ends soon after `stop` is set."""
         done = threading.Event()
 
-        def watch(stop: threading.Event) -> None:
+        def watch() -> None:
             while not done.wait(STOP_EVERY_S):
-                if stop.is_set() and self._socket is not None:
+                over = stop.is_set() or time.monotonic() > self._until
+                if over and self._socket is not None:
                     with suppress(OSError):  # closed already
                         # Not the TLS socket's own shutdown, over which its reader would stumble.
                         socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-        if stop is not None:
-            name = "stop of a pod's log"
-            threading.Thread(target=watch, args=(stop,), name=name, daemon=True).start()
+        threading.Thread(target=watch, name="stop of a pod's log", daemon=True).start()
         try:
             yield
         finally:

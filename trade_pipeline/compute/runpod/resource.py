@@ -209,6 +209,11 @@ class _Run:
     ) -> Lease | None:
         try:
             lease = self.connection.ledger.lease(name)
+            if lease is None and known is not None:
+                raise LedgerError(
+                    f"{self.connection.ledger.path}: knows nothing of pod {name}, which this run "
+                    "has asked for; put the file back that was there when the run began."
+                )
         except LedgerError:  # the pod must end whatever became of the ledger
             if known is not None and known.pod_id is not None:
                 self.connection.api.terminate(known.pod_id)

@@ -7,6 +7,7 @@ so that none is stale when a pod is asked for. Knows no settings, budget or cloc
 """
 
 import logging
+import math
 import re
 import shlex
 import threading
@@ -165,6 +166,7 @@ class RestApi:
         source: str,
         after: str | None = None,
         stop: threading.Event | None = None,
+        for_s: float = math.inf,
     ) -> Iterator[LogLine]:
         """See `RunPodApi.logs`. A pod that RunPod does not know has no lines.
 
@@ -175,12 +177,13 @@ class RestApi:
             source: "container" or "system".
             after: id of the last line that is known already.
             stop: set by another thread, ends the iterator within a second, also while it waits.
+            for_s: ends it so long after the answer has begun.
         """
         about, connection = f"{source} log of pod {pod_id}", Connection()
         query = {"source": source} | ({} if after else {"tail": str(MOST_LINES_BACK)})
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(after)} if after else {})
         timeout = httpx.Timeout(self._timeout_s, read=self._log_timeout_s)
-        with self._client(timeout) as client, connection.ended_by(stop):
+        with self._client(timeout) as client, connection.ended_by(stop or threading.Event()):
             request = client.build_request(
                 "GET",
                 f"{_path(pod_id)}/logs",
@@ -193,6 +196,7 @@ class RestApi:
                 return
             if isinstance(outcome, NoAnswer) or not _is_stream(outcome):
                 raise self._refusals.of(about, outcome)
+            connection.end_in(for_s)
             with closing(outcome), suppress(httpx.TransportError, httpx.StreamError):
                 for line in unseen(events_of(outcome.iter_bytes()), after):
                     if _is_set(stop):

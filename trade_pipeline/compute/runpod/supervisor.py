@@ -146,7 +146,10 @@ class Supervisor:
         heartbeat.phase = "running"
         module = "trade_pipeline.compute.worker"
         ended = run(
-            [sys.executable, "-m", module, str(described), "--result", str(result_file)],
+            [
+                *(sys.executable, "-m", module, str(described)),
+                *("--result", str(result_file), "--parent", str(os.getpid())),
+            ],
             "The task",
             environment=environment,
             folder=folder,
@@ -242,6 +245,8 @@ class Supervisor:
 
     def _leave(self, outcome: Outcome) -> None:
         """Write the record, last of all; where it cannot be written, try for minutes."""
+        # Said first: the host listens no more once it has seen the record.
+        say(f"exit code {outcome.rc}. {outcome.reason.splitlines()[0] if outcome.reason else ''}")
         until = time.monotonic() + self.timing.deliver_s
         while True:
             record = outcome.record(self.attempt.store, int(time.time() * 1000))
@@ -255,7 +260,6 @@ class Supervisor:
                 self.signals.sleep(self.timing.again_s)
         if self.bucket is not None:
             self._deliver_record(self.bucket)
-        say(f"exit code {outcome.rc}. {outcome.reason.splitlines()[0] if outcome.reason else ''}")
 
     def _deliver_record(self, bucket: "PodBucket") -> None:
         try:

@@ -41,6 +41,7 @@ class Ended:
         printed_bytes: of all that it printed while it was watched.
         code: exit code, negative for a signal; None where it was ended since its time was up.
         ready: whether it came as far as its task.
+        took_s: seconds from when it was ready.
     """
 
     reports: list[Any] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Ended:
     printed_bytes: int = 0
     code: int | None = None
     ready: bool = False
+    took_s: float = 0.0
 
     @property
     def out_of_time(self) -> bool:
@@ -153,14 +155,16 @@ class _Watch:
                         if not self._read(0.0):
                             break
                     return True
-                self._read(TURN_S)
+                # What came before this moment is read before its silence is judged.
                 now = time.monotonic()
+                self._read(TURN_S)
                 if not self.ended.ready:
                     if now - began > START_S:
                         return False
                     continue
                 if not started:
                     began, started = now, True
+                self.ended.took_s = now - began
                 stopped = between_s is not None and now - self._moved > between_s
                 if stopped or now - began > limit_s or self._reported > MOST_REPORTED:
                     return False

@@ -64,13 +64,14 @@ def failures(attempts: Sequence[Attempt], limit_s: float) -> dict[Attempt, str]:
                 f"{time.strftime('%H:%M', time.gmtime(when))} UTC; tried again after an hour, or "
                 "when the file changes)"
             )
-    began = time.monotonic()
+    remaining_s = ALL_LIMIT_S  # for plug-ins; that processes start may take as long as it takes
     while left:
-        remaining_s = began + ALL_LIMIT_S - time.monotonic()
         if remaining_s <= 0:
             late = f"was not tried: other plug-ins took {ALL_LIMIT_S:.0f} s already"
             return {**found, **dict.fromkeys(left, late)}
-        ended = run_child(TRY, left, remaining_s, min(limit_s, remaining_s))
+        allowed_s = min(limit_s, remaining_s)
+        ended = run_child(TRY, left, remaining_s, allowed_s)
+        remaining_s -= ended.took_s
         results = [said["error"] for said in ended.reports if "error" in said]
         found.update(
             (attempt, error)
@@ -80,8 +81,8 @@ def failures(attempts: Sequence[Attempt], limit_s: float) -> dict[Attempt, str]:
         left = left[len(results) :]
         if left:
             attempt = left.pop(0)
-            found[attempt] = _ended_early(attempt, ended, min(limit_s, remaining_s))
-            if ended.out_of_time and attempt.source.digest and remaining_s > limit_s:
+            found[attempt] = _ended_early(attempt, ended, allowed_s)
+            if ended.out_of_time and attempt.source.digest and allowed_s == limit_s:
                 remember(attempt, limit_s)
     return found
 

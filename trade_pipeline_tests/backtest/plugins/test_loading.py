@@ -174,21 +174,26 @@ METHODS = {"start": "self, dataset, environment", "orders": "self, row, account"
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("deed", "words"),
+    ("deed", "limit_s", "words"),
     [
-        ("__import__('os')._exit(0)", "deciding on the data ended the process with exit code 0"),
-        ("__import__('time').sleep(60)", "deciding on the data does not end within 3 s"),
+        ("__import__('os')._exit(0)", 120.0, "ended the process with exit code 0"),
+        ("__import__('time').sleep(60)", 3.0, "does not end within 3 s"),
     ],
     ids=["exit", "hang"],
 )
 def test_what_ends_or_holds_a_run_does_so_in_another_process(
-    deed: str, words: str, method: str, install: Install, monkeypatch: pytest.MonkeyPatch
+    deed: str,
+    limit_s: float,
+    words: str,
+    method: str,
+    install: Install,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without_trying(monkeypatch)
-    monkeypatch.setattr(plugins, "DATA_LIMIT_S", 3.0)
+    monkeypatch.setattr(plugins, "DATA_LIMIT_S", limit_s)
     text = f"def {method}({METHODS[method]}): {deed}"
     install(HEAD + f"class Wrong(Asked):\n    {text}\n", {"wrong": "Wrong"})
-    with pytest.raises(StrategyError, match=words):
+    with pytest.raises(StrategyError, match=f"deciding on the data {words}"):
         backtest(DATASET, SEGMENTS, ENVIRONMENT, baseline(plugin("wrong")))
 
 

@@ -16,6 +16,7 @@ from trade_pipeline_tests.backtest.report.example import full_report
 pytestmark = pytest.mark.browser
 
 TRADES = 120
+SLOW_MS = 120_000  # most that a page may take on a busy machine
 HOSTILE = '"><img src=x onerror=alert(1)></script><script>alert("x")</script>'
 DRAWN, LISTED, LOADED = "html[data-charts=drawn]", "#trades-pager", "html"
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(13, 17, 23)"
@@ -38,6 +39,7 @@ def opened(browser: Browser, path, ready=DRAWN, **options) -> Iterator[Page]:
     """The page once it is ready; fails if it asked the network, said anything or broke."""
     asked, problems = [], []
     context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
+    context.set_default_timeout(SLOW_MS)
     context.set_offline(True)
     tab = context.new_page()
     tab.on("request", lambda request: asked.append(request.url))
@@ -190,7 +192,7 @@ def test_darkness_follows_the_system_until_the_button_overrides_it(browser, file
         light_ink = axis(tab, "font.color", "equity-chart")
         tab.emulate_media(color_scheme="dark")
         assert tab.evaluate(colour) == DARK
-        assert tab.get_attribute("#theme", "aria-pressed") == "true"
+        expect(tab.locator("#theme")).to_have_attribute("aria-pressed", "true")
         assert eventually(tab, lambda: axis(tab, "font.color", "equity-chart") != light_ink)
         dark_ink = axis(tab, "font.color", "equity-chart")
         assert eventually(tab, lambda: axis(tab, "font.color") == dark_ink)
@@ -340,9 +342,10 @@ def test_half_a_million_bars_are_a_page_that_reads_like_any_other(browser, tmp_p
     path.write_text(render(large), encoding="utf-8")
     assert path.stat().st_size < 8e6
     context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
+    context.set_default_timeout(SLOW_MS)
     tab = context.new_page()
     tab.goto(path.as_uri(), wait_until="commit")
-    tab.wait_for_selector('html[data-charts="in sight"]')
+    tab.wait_for_selector('html[data-charts="in sight"], html[data-charts="drawn"]')
     assert tab.locator("#equity-chart .scatterlayer .trace").count() > 8
     tab.wait_for_selector('html[data-charts="drawn"]')
     tab.locator("#trades-table thead button", has_text="Net").click()

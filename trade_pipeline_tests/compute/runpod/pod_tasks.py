@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trade_pipeline.storage import bundles
-from trade_pipeline.storage.location import ArtifactLocation
+from trade_pipeline.storage.location import ArtifactLocation, replacing
 
 OUTLIVES_ANY_TEST_S = 300.0
 
@@ -58,7 +58,8 @@ def run(
         case "with a child" | "leave a child":
             code = f"import time; time.sleep({OUTLIVES_ANY_TEST_S})"
             child = subprocess.Popen([sys.executable, "-c", code])
-            (store / "child").write_text(str(child.pid), encoding="utf-8")
+            with replacing(ArtifactLocation(store, "child")) as temporary:
+                temporary.write_text(str(child.pid), encoding="utf-8")
             if spec["act"] == "leave a child":
                 return {}
     time.sleep(OUTLIVES_ANY_TEST_S)
@@ -90,6 +91,6 @@ def checkpoints(key: ArtifactLocation, store: Path) -> dict[str, Any]:
 
 
 def _wait_for(file: Path) -> None:
-    given_up = time.monotonic() + 60
+    given_up = time.monotonic() + OUTLIVES_ANY_TEST_S
     while not file.exists() and time.monotonic() < given_up:
         time.sleep(0.02)

@@ -2,6 +2,9 @@
 
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import yaml
 
 from trade_pipeline.settings.project import Places
 from trade_pipeline.storage import bundles, layout
+from trade_pipeline.storage.frames import frame_lock
 from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline_tests.compute.runpod.hosts import RemoteHost
 from trade_pipeline_tests.compute.runpod.remote_project import (
@@ -65,3 +69,16 @@ class Remote(RemoteHost):
     def trains(self) -> bool:
         """Whether a pod learns and has saved a state to go on from."""
         return bool(self.on_volume("store/checkpoints/**/current.json"))
+
+    @contextmanager
+    def held_in_training(self) -> Iterator[None]:
+        """Wait until a pod has saved a state; meanwhile it waits within that save."""
+        key = layout.checkpoint(self.volume_folder / "trade_pipeline" / "store", "alone", TRIAL)
+        with frame_lock(key):
+            while not self.on_volume("store/staging/checkpoint-*/bundle.json"):
+                time.sleep(0.02)
+        while True:  # it takes the lock for what it has staged, and again before it goes on
+            with frame_lock(key):
+                if self.trains():
+                    yield
+                    return

@@ -146,4 +146,4 @@ def test_nobody_waits_for_the_last_word_of_a_pod_that_was_ended(objects: ObjectS
     objects.put_bytes(f"jobs/{JOB}/{POD}/messages/1.json", file.encode())
     said, waited_s = heard(objects)
     assert any("successfully opened" in line for line in said)
-    assert waited_s < 3.0
+    assert waited_s < 10.0, "Dagster's own reader waits 11 s"

@@ -124,7 +124,7 @@ def test_a_pod_that_never_starts_is_terminated(
 
 
 def test_a_crash_loop_is_terminated(errand: Errand, instance: dg.DagsterInstance) -> None:
-    errand.fake.faults.plan("crash_loop", after_s=0.05)
+    errand.fake.faults.plan("crash_loop", after_s=0.0)
     said = errand.failure_of(instance)
     assert said.startswith("PodCrashLoop: ")
     assert "start container" in said
@@ -134,7 +134,7 @@ def test_a_crash_loop_is_terminated(errand: Errand, instance: dg.DagsterInstance
 def test_a_pod_that_is_lost_without_resumes_left(
     errand: Errand, instance: dg.DagsterInstance
 ) -> None:
-    errand.use(resumes=0)
+    errand.use("sleep", resumes=0)
     errand.fake.faults.plan("preempted", after_s=0.5, gone=True)
     assert errand.failure_of(instance).startswith("PodLost: ")
     errand.require_balance()
@@ -208,13 +208,19 @@ def test_unknown_keys_in_answers_and_cut_logs_change_nothing(
     errand.require_balance()
 
 
+@pytest.mark.parametrize("becomes", ["broken", "gone"])
 def test_a_ledger_that_breaks_does_not_keep_the_pod(
-    errand: Errand, instance: dg.DagsterInstance
+    errand: Errand, instance: dg.DagsterInstance, becomes: str
 ) -> None:
-    ledger = errand.ledger.path
-    errand.when(
-        lambda: bool(errand.fake.operations("logs")), lambda: ledger.write_text("no database")
-    )
+    errand.use("report, then wait for a file")
+
+    def break_it() -> None:
+        errand.ledger.path.unlink()
+        if becomes == "broken":
+            errand.ledger.path.write_text("no database")
+        (errand.volume_folder / "trade_pipeline" / "store" / "go").touch()
+
+    errand.when(lambda: bool(errand.on_volume("store/runs")), break_it)
     said = errand.failure_of(instance)
     assert said.startswith("LedgerError: ")
     assert errand.fake.live == []

@@ -18,7 +18,7 @@ from trade_pipeline_tests.compute.runpod.conversations import answering, pod_req
 from trade_pipeline_tests.fakes.runpod import FakeRunPod
 
 COUNTING = "for n in range({}): print('line', n // 2)\nimport time; time.sleep(60)"
-STOPPED_WITHIN_S = 1.0
+STOPPED_WITHIN_S = 15.0
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ def test_an_id_that_was_stored_as_text_leaves_out_all_of_its_time(
 
 def test_heartbeats_give_no_line_and_keep_the_stream_alive(fake: FakeRunPod) -> None:
     fake.timing.keepalive_s = 0.1
-    api = RestApi(fake.rest_url, fake.api_key, log_timeout_s=0.5)
-    pod_id = started(fake, api, "import time; time.sleep(1.5); print('at last'); time.sleep(60)")
+    api = RestApi(fake.rest_url, fake.api_key, log_timeout_s=2.0)
+    pod_id = started(fake, api, "import time; time.sleep(3); print('at last'); time.sleep(60)")
     assert next(api.logs(pod_id, "container")).line == "at last"
     assert len([one for one in fake.pods[0].lines if one.source == "container"]) == 1
 
@@ -158,8 +158,15 @@ def test_a_reader_that_waits_is_stopped_at_once(fake: FakeRunPod, waits: str) ->
     reader.join(1)
     assert reader.is_alive()
     stop.set()
-    reader.join(STOPPED_WITHIN_S)
+    reader.join(STOPPED_WITHIN_S)  # what it waits for comes after 30 s
     assert not reader.is_alive()
+
+
+def test_what_a_log_holds_now_may_be_asked_for(fake: FakeRunPod) -> None:
+    fake.timing.keepalive_s = 60
+    api = RestApi(fake.rest_url, fake.api_key)
+    pod_id = started(fake, api, COUNTING.format(3), 3)
+    assert len(list(api.logs(pod_id, "container", for_s=1.0))) == 3
 
 
 def test_a_reader_that_is_stopped_before_it_began_asks_nothing_of_the_pod(

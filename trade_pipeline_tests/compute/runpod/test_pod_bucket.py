@@ -23,9 +23,9 @@ from trade_pipeline_tests.compute.runpod.pods import (
     Pod,
     a_wheel,
     described,
-    is_running,
     pipes_environment,
 )
+from trade_pipeline_tests.processes import is_running
 
 SEAL = {"staging": STAGING, "content": "weights"}
 CHECKPOINT = "checkpoints/demo/base.f0.s1"
@@ -309,8 +309,6 @@ def test_a_pod_that_is_told_to_end_leaves_its_record_in_the_bucket(
     pod = pods.new()
     pod.start()
     pod.wait(lambda: bool(pod.runs()), "the task does not start")
-    began = time.monotonic()
     assert pod.end()[0] == 143
-    assert time.monotonic() - began < 8
     assert record(objects, pod)["rc"] == 143
     assert not is_running(pod.runs()[0])

@@ -136,8 +136,8 @@ def test_a_pod_whose_run_has_ended_goes_and_costs_what_runpod_charges(host: Host
     assert f"run {RUN} has ended" in reaped.reason
     assert host.live == set() and host.imbalances == []
     [charge] = host.fake.charges
-    # RunPod tells the time of creation in whole seconds, so the ledger may count one more.
-    assert charge.usd - 1e-6 <= host.lease().cost_usd <= charge.usd + 2 * charge.usd_h / 3600
+    # RunPod tells the time of creation in whole seconds, and a busy machine asks late.
+    assert charge.usd - 1e-6 <= host.lease().cost_usd <= charge.usd + 10 * charge.usd_h / 3600
     assert host.reap("ended") == []
 
 
@@ -426,7 +426,7 @@ def test_ledger_and_bill_are_compared_pod_by_pod(host: Host) -> None:
     for row in rows:
         assert row.billed_usd is not None and row.difference_usd is not None
         assert row.difference_usd == pytest.approx(row.billed_usd - row.ledger_usd)
-        assert abs(row.difference_usd) < 2 * host.lease(1).burn_usd_h / 3600
+        assert abs(row.difference_usd) < 10 * host.lease(1).burn_usd_h / 3600
     assert rows[0].ledger_usd == host.lease(1).cost_usd
     assert reconcile(host.api, host.ledger, host.clock() + timedelta(1), host.clock()) == []
 

@@ -72,6 +72,7 @@ def test_heartbeats_count_up_through_the_phases(pod: Pod) -> None:
 
 def test_the_heart_beats_while_inputs_are_prepared(pod: Pod) -> None:
     key, version = an_input(pod)
+    pod.environment["TRADE_PIPELINE_HEARTBEAT_S"] = "0.02"
     pod.told("seal", SEAL, inputs={key: version}).start()
     pod.appears(pod.folder / "heartbeat.json")
     beats = set()

@@ -63,7 +63,7 @@ def instead_of(
     """
     slow = fake.faults.take("slow", operation, gpu=gpu, pod=pod)
     if slow is not None:
-        fake.stopping.wait(slow["seconds"])
+        (slow["until"] or fake.stopping).wait(slow["seconds"])
     fault = fake.faults.take(INSTEAD, operation, gpu=gpu, pod=pod)
     return None if fault is None else _made(fake, fault)
 

@@ -61,7 +61,7 @@ def unix_ns(when: str) -> int:
 
 def _window(query: Mapping[str, str], bucket_s: int) -> tuple[int, int]:
     """The asked window in Unix seconds, widened to whole buckets."""
-    now_s = int(time.time())
+    now_s = int(time.time()) + 1  # the second that has begun counts
     end_s = unix_ns(query["endTime"]) // NS_PER_S if "endTime" in query else now_s
     start_s = end_s - int(timedelta(days=BILLING_DAYS).total_seconds())
     if "startTime" in query:

@@ -14,7 +14,7 @@ from trade_pipeline_tests.fakes.runpod import FakeRunPod, Timing
 from trade_pipeline_tests.fakes.runpod.account import FakeVolume
 from trade_pipeline_tests.fakes.runpod.pods import FakePod, processes_of
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def quick() -> Timing:
@@ -28,7 +28,7 @@ def until(condition: Callable[[], Any]) -> Any:
     """What the condition gives once it holds."""
     deadline = time.monotonic() + WAIT_S
     while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline or condition(), "it did not happen"
         time.sleep(0.01)
     return found
 

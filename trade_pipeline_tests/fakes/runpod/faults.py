@@ -24,7 +24,7 @@ Before the good answer of any operation:
 
 | fault | details | what happens |
 |---|---|---|
-| `slow` | `seconds=1.0` | the answer is late |
+| `slow` | `seconds=1.0`, `until=None` | late by so much, or until an event is set before that |
 | `drift` | | every object of the answer has a key that nobody knows; plan it with `times=None` |
 
 Creation of a pod:
@@ -122,7 +122,7 @@ DETAILS: dict[str, dict[str, Any]] = {
     "html": {"status": 502},
     "timeout": {"seconds": None},
     "reset": {},
-    "slow": {"seconds": 1.0},
+    "slow": {"seconds": 1.0, "until": None},
     "drift": {},
     "no_capacity": {"wording": 0, "status": 400},
     "balance": {"wording": 0, "status": 402},

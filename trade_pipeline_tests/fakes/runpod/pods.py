@@ -279,7 +279,9 @@ class FakePod:
             self._change_running("STARTING")
             if "stuck_starting" in self.faults or self._over.wait(self.timing.starting_s):
                 return
-            self.started_s = time.time()
+            with self.changed:
+                self.started_s = time.time()
+                self._change_running("RUNNING")
             while self._run.is_set() and not self._over.is_set():
                 self._change_running("RUNNING")
                 if "uptime_zero" in self.faults:
@@ -343,7 +345,8 @@ class FakePod:
 
     def _plan_misfortune(self) -> None:
         if "crash_loop" in self.faults:
-            self._later(self.faults["crash_loop"]["after_s"], self.kill_container)
+            after_s = self.faults["crash_loop"]["after_s"]
+            self._later(after_s, self.kill_container) if after_s else self.kill_container()
         if self.starts == 1 and "hung" in self.faults:
             self._later(self.faults["hung"]["after_s"], self.hang)
         if self.starts == 1 and "preempted" in self.faults:

@@ -298,6 +298,11 @@ class Rest:
 
 def pod_json(pod: FakePod) -> dict[str, Any]:
     """A pod as v2 shows it."""
+    with pod.changed:
+        return _pod_json(pod)
+
+
+def _pod_json(pod: FakePod) -> dict[str, Any]:
     spec, uptime_s = pod.spec, pod.uptime_s
     shown: dict[str, Any] = {
         "id": pod.id,

@@ -62,7 +62,7 @@ def test_the_command_runs_again_for_ever_and_no_exit_code_is_told(
 
 
 def test_the_status_goes_through_its_stages(fake: FakeRunPod, api: httpx.Client) -> None:
-    fake.timing = Timing(provisioning_s=0.15, starting_s=0.15)
+    fake.timing = Timing(provisioning_s=0.5, starting_s=0.5)
     pod = make(api, fake)
     seen: list[tuple[str, bool, bool]] = []
     while not seen or seen[-1][0] != "RUNNING":
@@ -152,11 +152,12 @@ def test_a_pod_may_be_stopped_started_and_restarted(fake: FakeRunPod, api: httpx
 
 
 def test_a_terminated_pod_may_be_shown_for_a_while(fake: FakeRunPod, api: httpx.Client) -> None:
-    fake.timing = Timing(terminated_visible_s=0.2)
+    fake.timing = Timing(terminated_visible_s=60.0)
     pod = make(api, fake)
     api.delete(f"/pods/{pod.id}")
     shown = api.get("/pods").json()["pods"][0]
     assert (shown["status"], shown["cost"], shown["actions"]) == ("TERMINATED", 0.0, [])
+    pod.timing.terminated_visible_s = 0.0
     until(lambda: api.get(f"/pods/{pod.id}").status_code == 404)
 
 
@@ -308,14 +309,6 @@ def test_a_log_stream_may_break(fake: FakeRunPod, api: httpx.Client) -> None:
         assert len(events(answer, 6)) == 5
     fake.faults.plan("html", on="logs", status=502)
     assert "<html>" in api.get(f"/pods/{pod.id}/logs").text
-
-
-def test_it_starts_and_ends_quickly() -> None:
-    has_namespaces()  # looked up once for each process
-    began = time.monotonic()
-    with FakeRunPod():
-        pass
-    assert time.monotonic() - began < 1
 
 
 def test_a_pod_killed_from_outside_is_run_again(fake: FakeRunPod, api: httpx.Client) -> None:

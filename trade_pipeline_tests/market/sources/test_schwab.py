@@ -506,14 +506,17 @@ SPOILED: dict[str, Any] = {
 def test_a_bad_answer_is_asked_again_once(
     fake: FakeSchwab, world: World, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if fault == "timeout":
-        monkeypatch.setattr(schwab_http, "TIMEOUT_S", fake.hold_s / 2)
+    late = fault == "timeout"  # a good answer may be, too, on a busy machine
+    if late:
+        monkeypatch.setattr(schwab_http, "TIMEOUT_S", 0.5)
+        fake.hold_s = 60.0
     fake.fail("/pricehistory", SPOILED.get(fault, fault))
     bars = world.good(stock(fake, first_year=2024))
-    assert len(fake.asked("/pricehistory")) == 2
+    asked = len(fake.asked("/pricehistory"))
+    assert asked >= 2 if late else asked == 2
     assert opens_at(bars) == sessions(ms(2024, 1, 1), NOW)
-    (told,) = [line for line in world.said if "attempt 1 of" in line]
-    assert fault != "timeout" or "ReadTimeout" in told
+    told = [line for line in world.said if "attempt 1 of" in line]
+    assert "ReadTimeout" in told[0] if late else len(told) == 1
 
 
 @pytest.mark.parametrize("fault", ["429", "empty", "candles null"])

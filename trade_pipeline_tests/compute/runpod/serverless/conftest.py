@@ -1,7 +1,6 @@
 """A volume, the SDK's local server and the platform, with a real handler behind each."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from trade_pipeline.storage.location import ArtifactLocation
 from trade_pipeline_tests.compute.runpod.pods import PROJECT
 from trade_pipeline_tests.compute.runpod.serverless.jobs import KINDS, made_bars
 from trade_pipeline_tests.compute.runpod.serverless.platform import Platform
+from trade_pipeline_tests.ports import free_port
 from trade_pipeline_tests.training import policies
 
 START_S = 60.0
@@ -61,8 +61,7 @@ def process(root: Path, environment: dict[str, str], *options: str) -> Iterator[
 @pytest.fixture(scope="session")
 def local_url(root: Path) -> Iterator[str]:
     """The SDK's local test server."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     options = ("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port))
     with process(root, {}, *options):
@@ -81,6 +80,7 @@ def local_url(root: Path) -> Iterator[str]:
 def served(root: Path) -> Iterator[Platform]:
     """The platform with one real worker."""
     with Platform() as platform, process(root, platform.worker_environment):
+        platform.wait_for_worker()
         yield platform
         assert not platform.unexpected
 

@@ -48,6 +48,7 @@ class Platform:
         self.failures: list[tuple[int, dict[str, str]]] = []
         self.received: list[str] = []
         self.unexpected: list[str] = []
+        self._worker_came = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.home = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -74,6 +75,10 @@ class Platform:
             "RUNPOD_SKIP_GPU_CHECK": "true",
         }
 
+    def wait_for_worker(self) -> None:
+        """Until a worker has asked for a job: it takes seconds to start."""
+        self._worker_came.wait()
+
     def answer(self, method: str, path: str, body: bytes, key: str) -> tuple[int, Any]:
         """Status and JSON of one request."""
         parts = path.strip("/").split("/")
@@ -82,6 +87,7 @@ class Platform:
                 case (_, "v2", "demo", *rest):
                     return self._for_client(method, rest, body, key)
                 case ("GET", "job-take", "worker"):
+                    self._worker_came.set()
                     self.changed.wait_for(lambda: bool(self.waiting), HOLD_S)
                     if not self.waiting:
                         return 204, None

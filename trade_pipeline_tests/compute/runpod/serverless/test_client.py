@@ -176,7 +176,9 @@ def test_a_key_that_is_not_accepted_is_not_shown(idle: Platform) -> None:
 
 
 def test_an_endpoint_that_is_not_there_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and listens to nobody
         port = taken.getsockname()[1]
-    with pytest.raises(RunPodUnavailable, match=f"127.0.0.1:{port}/v2/demo/run: no usable answer"):
-        endpoint(f"http://127.0.0.1:{port}/v2/demo").run(sweep(BARS))
+        expected = f"127.0.0.1:{port}/v2/demo/run: no usable answer"
+        with pytest.raises(RunPodUnavailable, match=expected):
+            endpoint(f"http://127.0.0.1:{port}/v2/demo").run(sweep(BARS))

@@ -257,16 +257,20 @@ CASES = {
         "frames/s",
         f"{SIZES}, window {WINDOW} x {FEATURES}; peers: rollouts of as many frames, same network",
     ),
-    f"ppo frames portfolio N={STOCKS}": Case(
-        frames,
-        ("weights", STOCKS, PORTFOLIO_WINDOW, PORTFOLIO_FRAMES),
-        "frames",
-        ("FinRL",),
-        PEER_ENVIRONMENTS,
-        "frames/s",
-        f"{SIZES}, window {PORTFOLIO_WINDOW} x {STOCKS * FEATURES}; the other peers trade one "
-        "instrument only",
-    ),
+    **{
+        f"ppo frames portfolio N={STOCKS}{named}": Case(
+            frames,
+            ("weights", STOCKS, window, PORTFOLIO_FRAMES),
+            "frames",
+            ("FinRL",),
+            PEER_ENVIRONMENTS,
+            "frames/s",
+            f"{SIZES}, window {window} x {STOCKS * FEATURES}; the other peers trade one "
+            "instrument only",
+        )
+        # The peer sees one bar whatever ours sees.
+        for named, window in (("", PORTFOLIO_WINDOW), (", last bar", 1))
+    },
     "time to target": Case(
         time_to_target,
         (),

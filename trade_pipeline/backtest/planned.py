@@ -135,8 +135,10 @@ def _is_kept(
 
     A band of NaN is none.
     """
-    far = abs(weight - quantity * close / equity) > band * abs(weight)
-    return bool(hold & (quantity != 0.0) & (weight * quantity >= 0.0) & (not far))
+    kept = hold & (quantity != 0.0) & (weight * quantity >= 0.0)
+    if kept and not np.isnan(band):  # a division that most rules never need
+        return not abs(weight - quantity * close / equity) > band * abs(weight)
+    return bool(kept)
 
 
 @compiled

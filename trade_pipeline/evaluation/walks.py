@@ -182,9 +182,9 @@ def grow_equally(close: FloatArray, row: IntArray, worth: FloatArray) -> None:
     instruments = close.shape[1]
     worth[0] = 1.0
     for t in range(1, len(row)):
-        moves = 0.0
-        for n in range(instruments):
+        moves = close[row[t], 0] / close[row[t] - 1, 0]
+        for n in range(1, instruments):
             moves += close[row[t], n] / close[row[t] - 1, n]
-        worth[t] = moves / instruments
+        worth[t] = moves / instruments if instruments > 1 else moves
     for t in range(1, len(row)):  # not above: divisions need not wait for these products
         worth[t] *= worth[t - 1]

@@ -24,6 +24,7 @@ from trade_pipeline.training.diagnostics import (
 
 REPORT_EVERY_SECONDS = 1.0
 MOST_ROWS = 200  # of diagnostics: enough for a curve, and little beside the learning itself
+MOST_HISTOGRAMS = 50  # of each part of actions: TensorBoard sums their bytes up in plain Python
 
 
 class Progress(NamedTuple):
@@ -89,6 +90,7 @@ class TrainingCallback(BaseCallback):
         self._save_every_s = save_every_s
         self._row_every = max(total_frames // MOST_ROWS, 1)
         self._next_row = self._row_every
+        self._next_histograms = 0
         self._taken: list[NDArray[Any]] = []
         self._goes_on = True
         self._saved = self._started = self._reported = clock()
@@ -147,8 +149,9 @@ class TrainingCallback(BaseCallback):
             actions = np.concatenate(self._taken)
             for name, share in action_shares(actions, self._action).items():
                 self._diagnostics.record(frames, name, share)
-            if self._tensorboard is not None:
+            if self._tensorboard is not None and frames >= self._next_histograms:
                 self._tensorboard.add(frames, action_histograms(actions, self._action))
+                self._next_histograms = frames + self._total // MOST_HISTOGRAMS
         self._taken = []
         self.model.dump_logs()
 

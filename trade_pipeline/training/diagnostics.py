@@ -21,6 +21,7 @@ from trade_pipeline.training.gradients import GradientNorms as GradientNorms
 # SB3's groups, which say nothing that the names do not; other groups stay part of a name.
 SB3_GROUPS = ("train", "rollout", "eval")
 ROLLOUT = ("ep_rew_mean", "ep_len_mean", "success_rate", "exploration_rate")
+WEIGHT_BINS = 30  # of a histogram, over all that a weight may be
 FLUSH_SECONDS = 5  # TensorBoard's files are behind by no more, and a row
 
 # Thresholds of warnings, tried on healthy and on spoiled trainings of all algorithms.
@@ -247,30 +248,51 @@ def action_histograms(actions: NDArray[Any], action: Mapping[str, Any]) -> list[
     parts = np.asarray(actions).reshape(-1, np.shape(actions)[-1])
     if len(parts) == 0:
         return []
-    found: list[Summary.Value] = []
-    for number, column in enumerate(parts.T):
-        if "nvec" in action:
-            tag, choices = f"action/{ACTION_KEYS[number]}", action["nvec"][number]
-            edges = np.arange(choices + 1) - 0.5  # a bin a choice
-            times: NDArray[Any] = np.bincount(column.astype(np.int64), minlength=choices)
-            bins, numbers, times = times, np.flatnonzero(times), times[times > 0]
-        else:
-            tag = f"action/weight_{number}"
-            low, high = action["low"][number], action["high"][number]
-            edges = np.linspace(low, high, 31)
-            numbers, times = np.clip(column.astype(np.float64), low, high), np.ones(len(column))
-            bins = np.histogram(numbers, edges)[0]
-        histogram = HistogramProto(
-            min=float(numbers.min()),
-            max=float(numbers.max()),
-            num=len(column),
-            sum=float((times * numbers).sum()),
-            sum_squares=float((times * np.square(numbers)).sum()),
-            bucket_limit=edges.tolist(),
-            bucket=[0, *bins.tolist()],
+    if "nvec" in action:
+        columns = zip(ACTION_KEYS, action["nvec"], parts.T.astype(np.int64), strict=True)
+        return [
+            _histogram(
+                f"action/{key}",
+                column,
+                np.arange(choices + 1) - 0.5,
+                np.bincount(column, minlength=choices),
+            )
+            for key, choices, column in columns
+        ]
+    low, high = np.array(action["low"], np.float64), np.array(action["high"], np.float64)
+    weights = np.clip(parts.astype(np.float64), low, high)
+    bins = np.minimum((weights - low) / (high - low) * WEIGHT_BINS, WEIGHT_BINS - 1).astype(
+        np.int64
+    )
+    numbers = np.arange(len(low))
+    counted = np.bincount(
+        (numbers * WEIGHT_BINS + bins).ravel(), minlength=len(low) * WEIGHT_BINS
+    ).reshape(-1, WEIGHT_BINS)
+    return [
+        _histogram(
+            f"action/weight_{number}",
+            weights[:, number],
+            np.linspace(low[number], high[number], WEIGHT_BINS + 1),
+            counted[number],
         )
-        found.append(Summary.Value(tag=tag, histo=histogram))
-    return found
+        for number in numbers.tolist()
+    ]
+
+
+def _histogram(
+    tag: str, values: NDArray[Any], edges: NDArray[np.float64], counts: NDArray[np.int64]
+) -> Summary.Value:
+    """How many values lie between two edges each."""
+    histogram = HistogramProto(
+        min=float(values.min()),
+        max=float(values.max()),
+        num=len(values),
+        sum=float(values.sum()),
+        sum_squares=float((values * values).sum()),
+        bucket_limit=edges.tolist(),
+        bucket=[0, *counts.tolist()],
+    )
+    return Summary.Value(tag=tag, histo=histogram)
 
 
 def warnings_of(diagnostics: Diagnostics, target_kl: float | None = None) -> dict[str, str]:

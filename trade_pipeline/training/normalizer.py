@@ -161,7 +161,8 @@ class Normalizer:
         if self.ranks is not None:
             flat = np.asarray(features, np.float32).reshape(len(features), -1)
             return self.ranks.transform(flat)
-        scaled = (np.asarray(features) - self.mean) / self.std
+        scaled = np.asarray(features) - self.mean
+        scaled /= self.std
         return np.ascontiguousarray(scaled.reshape(len(features), -1), np.float32)
 
     def document(self) -> dict[str, Any]:

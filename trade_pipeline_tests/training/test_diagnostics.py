@@ -372,6 +372,21 @@ def test_tensorboard_has_the_rows_before_a_resume_and_all_after_it(tmp_path: Pat
     assert {limit: n for limit, n in counts.items() if n} == {0.5: 1.0, 2.5: 3.0}
 
 
+def test_weights_are_counted_in_bins_of_their_own_bounds() -> None:
+    bounds = {"kind": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 3.0]}
+    weights = np.random.default_rng(0).normal(0.5, 1.0, (7, 11, 3)).astype(np.float32)
+    flat = np.clip(weights.reshape(-1, 3).astype(np.float64), bounds["low"], bounds["high"])
+    for number, found in enumerate(action_histograms(weights, bounds)):
+        histogram, values = found.histo, flat[:, number]
+        counts, edges = np.histogram(values, 30, (bounds["low"][number], bounds["high"][number]))
+        assert found.tag == f"action/weight_{number}"
+        assert list(histogram.bucket) == [0, *counts]
+        np.testing.assert_allclose(histogram.bucket_limit, edges)
+        assert (histogram.min, histogram.max, histogram.num) == (min(values), max(values), 77)
+        assert histogram.sum == pytest.approx(values.sum())
+        assert histogram.sum_squares == pytest.approx((values**2).sum())
+
+
 def pixels(picture: bytes, color: str) -> np.ndarray:
     """Columns of the pixels of a colour."""
     image = np.asarray(Image.open(BytesIO(picture)).convert("RGB"), np.int64)

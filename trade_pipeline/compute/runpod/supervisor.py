@@ -146,10 +146,7 @@ class Supervisor:
         heartbeat.phase = "running"
         module = "trade_pipeline.compute.worker"
         ended = run(
-            [
-                *(sys.executable, "-m", module, str(described)),
-                *("--result", str(result_file), "--parent", str(os.getpid())),
-            ],
+            [sys.executable, "-m", module, str(described), "--result", str(result_file)],
             "The task",
             environment=environment,
             folder=folder,

@@ -34,7 +34,7 @@ SPEED_ROWS = 100_000
 PRICE_FACTOR = 1_000.0
 LEVEL_TOLERANCE = 1e-6  # in standard deviations of the column
 CAUSALITY_S = 10.0  # about what all prefixes may take
-TIMED = 5  # computations whose fastest says what one takes: the machine may be busy with others
+MOST_TRIES = 5  # until a computation was quick: the machine may be busy with others
 CHECK_OF_KIND = {  # of what `check_feature_set` finds
     "look-ahead": "causal",
     "warm-up": "lookback",
@@ -359,17 +359,15 @@ def _sampling(member: Member, columns: Mapping[str, Array]) -> Sampling:
     """As many consecutive prefixes as the time allows, 50 at least."""
     usual = Sampling()
     excerpt = {name: values[: member.lookback + 500] for name, values in columns.items()}
-    took_s = min(_seconds_of(member, excerpt) for _ in range(TIMED))
-    affordable = int(CAUSALITY_S / max(took_s, 1e-9))
-    if affordable >= usual.stretch:
-        return usual
-    return replace(usual, stretch=max(affordable, 50), excerpts=20)
-
-
-def _seconds_of(member: Member, columns: Mapping[str, Array]) -> float:
-    began = time.perf_counter()
-    member.compute(columns)
-    return time.perf_counter() - began
+    affordable = 50
+    for _ in range(MOST_TRIES):
+        began = time.perf_counter()
+        member.compute(excerpt)
+        took_s = time.perf_counter() - began
+        affordable = max(affordable, int(CAUSALITY_S / max(took_s, 1e-9)))
+        if affordable >= usual.stretch:
+            return usual
+    return replace(usual, stretch=affordable, excerpts=20)
 
 
 def _digest(member: Member, bars: pl.DataFrame) -> str:

@@ -47,7 +47,7 @@ What becomes of a pod, decided when it is made (`times` counts pods):
 | `stuck_provisioning` | | never leaves PROVISIONING; it bills |
 | `stuck_starting` | | never leaves STARTING; it bills |
 | `uptime_zero` | | RUNNING with uptime 0 for ever, no container; it bills |
-| `crash_loop` | `after_s=0.1` | its container is killed so long after each of its starts |
+| `crash_loop` | `after_s=0.1` | its container is killed so long after each start; 0: at once |
 | `preempted` | `after_s=1.0`, `gone=False` | killed so long after its first start: EXITED, or 404 |
 | `hung` | `after_s=1.0` | its processes are stopped (SIGSTOP): no heartbeat, no lines |
 | `terminate_fails` | `status=500`, `tries=None` | DELETE and terminate fail so often, or always |

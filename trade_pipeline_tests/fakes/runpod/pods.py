@@ -346,7 +346,10 @@ class FakePod:
     def _plan_misfortune(self) -> None:
         if "crash_loop" in self.faults:
             after_s = self.faults["crash_loop"]["after_s"]
-            self._later(after_s, self.kill_container) if after_s else self.kill_container()
+            if after_s > 0:
+                self._later(after_s, self.kill_container)
+            else:  # no timer that might be late
+                self.kill_container()
         if self.starts == 1 and "hung" in self.faults:
             self._later(self.faults["hung"]["after_s"], self.hang)
         if self.starts == 1 and "preempted" in self.faults:

@@ -4,7 +4,8 @@ Prints one JSON object a line, one for each peer; a ratio above 1 means that our
 is one environment's bar; frames a second are those of a whole training (steps, rollouts, updates,
 diagnostics), the best of a few, on one and two threads. Peers are Stable-Baselines3's PPO on their
 environments, at the best of several numbers of them; they run in virtual environments of their own,
-which are made when they are missing. Run it with `make bench`, or name cases: `python
+which are made when they are missing. Frames of all are measured in turns, so that a moment in which
+the machine is slow decides nothing. Run it with `make bench`, or name cases: `python
 benchmarks/training.py "time to target"`.
 """
 
@@ -32,6 +33,7 @@ ROWS, STOCKS, FEATURES = 100_000, 30, 6
 WINDOW, PORTFOLIO_WINDOW = 64, 8
 FRAMES, PORTFOLIO_FRAMES, WARM_UP_FRAMES = 400 * 2048, 100 * 2048, 2 * 2048
 REPEATS = 3
+ROUNDS = 2  # ours and peers in turns
 PEER_ENVIRONMENTS = (16, 64, 256)
 PEER_TIMEOUT_S = 1800
 MINUTE_MS = 60_000
@@ -79,6 +81,7 @@ class Case(NamedTuple):
     environments: tuple[int, ...]
     unit: str
     note: str
+    rounds: int = 1
 
 
 def frames(kind: str, instruments: int, window: int, total_frames: int) -> Ours:
@@ -256,6 +259,7 @@ CASES = {
         PEER_ENVIRONMENTS,
         "frames/s",
         f"{SIZES}, window {WINDOW} x {FEATURES}; peers: rollouts of as many frames, same network",
+        ROUNDS,
     ),
     **{
         f"ppo frames portfolio N={STOCKS}{named}": Case(
@@ -267,6 +271,7 @@ CASES = {
             "frames/s",
             f"{SIZES}, window {window} x {STOCKS * FEATURES}; the other peers trade one "
             "instrument only",
+            ROUNDS,
         )
         # The peer sees one bar whatever ours sees.
         for named, window in (("", PORTFOLIO_WINDOW), (", last bar", 1))
@@ -325,8 +330,18 @@ def peer_figure(folder: Path, peer: str, what: str, environments: int) -> Found:
 def measure(name: str, folder: Path) -> None:
     """Run one case and print its lines."""
     case = CASES[name]
-    ours = in_own_process(case.ours, *case.arguments)
     smaller_is_better = case.unit == "s"
+    own: list[Ours] = []
+    figures: dict[str, list[Found]] = {peer: [] for peer in case.peers}
+    for _ in range(case.rounds):
+        own.append(in_own_process(case.ours, *case.arguments))
+        for peer, of_peer in figures.items():
+            of_peer += [peer_figure(folder, peer, case.what, count) for count in case.environments]
+
+    def best(several: list[Any]) -> Any:
+        known = [one for one in several if one.value is not None]
+        choose = min if smaller_is_better else max
+        return choose(known, key=lambda one: one.value, default=several[0])
 
     def ratio(peer_value: float | None) -> float | None:
         if ours.value is None or peer_value is None:
@@ -334,12 +349,7 @@ def measure(name: str, folder: Path) -> None:
         better, worse = (peer_value, ours.value) if smaller_is_better else (ours.value, peer_value)
         return round(better / worse, 2)
 
-    peers = {}
-    for peer in case.peers:
-        figures = [peer_figure(folder, peer, case.what, count) for count in case.environments]
-        known = [figure for figure in figures if figure.value is not None]
-        best = min if smaller_is_better else max
-        peers[peer] = best(known, key=lambda figure: figure.value, default=figures[0])
+    ours, peers = best(own), {peer: best(of_peer) for peer, of_peer in figures.items()}
     ratios = {peer: ratio(found.value) for peer, found in peers.items()}
     hardest = min((peer for peer in ratios if ratios[peer]), key=ratios.get, default=None)
     for peer, found in peers.items():

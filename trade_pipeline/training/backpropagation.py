@@ -19,13 +19,14 @@ from trade_pipeline.simulator.market import IntArray
 from trade_pipeline.training.dense_layers import (
     INPUTS,
     OUTPUTS,
-    ZERO,
+    Inputs,
     Layers,
     affine_gradient,
     backward,
     forward_all,
     inputs_gradient,
     matrix,
+    sum_windows,
 )
 from trade_pipeline.training.distributions import (
     choices_gradient,
@@ -45,10 +46,15 @@ NUMBERS = 5  # rows of `Room.numbers`
 
 
 class Rollout(NamedTuple):
-    """What was gathered, float32, a row a sample: inputs [n, I], actions [n, parts], others [n]."""
+    """What was gathered of n samples: actions [n, parts], of others a number each, float32.
 
-    inputs: Float32Array
-    actions: Float32Array
+    Features, places and accounts are those of `dense_layers.Inputs`.
+    """
+
+    features: Float32Array
+    places: IntArray
+    accounts: NDArray[np.float32]
+    actions: NDArray[np.float32]
     log_probs: Float32Array
     advantages: Float32Array
     returns: Float32Array
@@ -80,7 +86,8 @@ class Room(NamedTuple):
     """Where a step works: per thread, but gradients and sums, which are per chunk.
 
     Attributes:
-        inputs: float32 [threads, rows, I].
+        places: int64 [threads, rows], see `dense_layers.Inputs`.
+        accounts: float32 [threads, rows, A], likewise.
         hidden: float32 [threads, T, S, rows * widest].
         deltas: float32 [threads, 2, rows * widest].
         outputs: float32 [threads, rows * L], and then what they change the loss by.
@@ -97,7 +104,8 @@ class Room(NamedTuple):
         norms: float64, of each parameter's gradient before clipping.
     """
 
-    inputs: NDArray[np.float32]
+    places: NDArray[np.int64]
+    accounts: NDArray[np.float32]
     hidden: NDArray[np.float32]
     deltas: NDArray[np.float32]
     outputs: NDArray[np.float32]
@@ -218,35 +226,49 @@ def _losses(
     sums[POLICY_LOSS], sums[VALUE_LOSS], sums[ENTROPY] = policy_loss, value_loss, entropy
 
 
+@compiled_products
+def _gather(
+    rollout: Rollout, chosen: IntArray, places: IntArray, accounts: NDArray[np.float32]
+) -> Inputs:
+    """Inputs of the samples chosen, in room for them."""
+    rows = chosen.shape[0]
+    for row in range(rows):
+        places[row] = rollout.places[chosen[row]]
+        for k in range(accounts.shape[1]):
+            accounts[row, k] = rollout.accounts[chosen[row], k]
+    return Inputs(rollout.features, places[:rows], accounts[:rows])
+
+
 @compiled_apart
 def chunk_gradient(minibatch: Minibatch, thread: int, chunk: int) -> None:
     """Sums and gradient of a chunk's part of the mean loss."""
     stay_apart()
     layers, parameters, room = minibatch.layers, minibatch.parameters, minibatch.room
     hidden, deltas, gradient = room.hidden[thread], room.deltas[thread], room.gradients[chunk]
-    start = chunk * room.inputs.shape[1]
-    rows = min(minibatch.chosen.shape[0] - start, room.inputs.shape[1])
-    inputs = room.inputs[thread, :rows]
-    for row in range(rows):
-        source = minibatch.rollout.inputs[minibatch.chosen[start + row]]
-        for k in range(source.shape[0]):
-            inputs[row, k] = source[k]
+    start = chunk * room.places.shape[1]
+    rows = min(minibatch.chosen.shape[0] - start, room.places.shape[1])
+    inputs = _gather(
+        minibatch.rollout,
+        minibatch.chosen[start : start + rows],
+        room.places[thread],
+        room.accounts[thread],
+    )
     size, width = layers.action[OUTPUTS], layers.action[INPUTS]
     outputs = matrix(room.outputs[thread], 0, rows, size)
     values = matrix(room.values[thread], 0, rows, 1)
-    forward_all(layers, parameters, inputs, hidden, outputs, values)
+    for trunk in range(layers.trunks.shape[0]):
+        sums = matrix(hidden[trunk, 0], 0, rows, layers.trunks[trunk, 0, OUTPUTS])
+        sum_windows(layers, trunk, parameters, inputs.features, inputs.places, sums)
+    forward_all(layers, parameters, inputs.accounts, hidden, outputs, values)
     _losses(minibatch, thread, start, outputs, values, gradient, room.sums[chunk])
     trunks, last = layers.trunks.shape[0], layers.trunks.shape[1] - 1
     seen = matrix(hidden[0, last], 0, rows, width)
     judged = matrix(hidden[trunks - 1, last], 0, rows, width)
     affine_gradient(layers.action, gradient, seen, outputs)
     affine_gradient(layers.value, gradient, judged, values)
-    delta = matrix(deltas[0], 0, rows, width)
-    flat, turned = deltas[0, : rows * width], room.turned[thread]
-    flat[:] = ZERO
-    inputs_gradient(layers.action, parameters, outputs, turned, delta)
+    delta, turned = matrix(deltas[0], 0, rows, width), room.turned[thread]
+    inputs_gradient(layers.action, parameters, outputs, turned, delta, True)
     if trunks == 2:
         backward(layers, 0, parameters, gradient, inputs, hidden, deltas, turned)
-        flat[:] = ZERO
-    inputs_gradient(layers.value, parameters, values, turned, delta)
+    inputs_gradient(layers.value, parameters, values, turned, delta, trunks == 2)
     backward(layers, trunks - 1, parameters, gradient, inputs, hidden, deltas, turned)

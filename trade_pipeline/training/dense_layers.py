@@ -6,6 +6,7 @@ Knows no loss. Start at `forward` and `backward`.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trade_pipeline.simulator.compiled import compiled, compiled_products
 from trade_pipeline.simulator.market import IntArray
@@ -25,6 +26,7 @@ class Layers(NamedTuple):
 
     Attributes:
         trunks: int64 [T, S, 4], columns above; one trunk for both heads, or one for each.
+        account: how many of a first layer's inputs are the account's, behind those of the window.
         action: int64 [4], the last map of the policy; likewise value.
         value: as action.
         counts: int64 [parts], options of each choice; empty: a Gaussian for each output.
@@ -34,12 +36,29 @@ class Layers(NamedTuple):
     """
 
     trunks: IntArray
+    account: int
     action: IntArray
     value: IntArray
     counts: IntArray
     deviations: int
     bounds: IntArray
     relu: bool
+
+
+class Inputs(NamedTuple):
+    """What first layers are applied to: of each of n samples a window of features and an account.
+
+    Windows overlap, so they are read where they are and never put beside one another.
+
+    Attributes:
+        features: float32, flat.
+        places: int64 [n], where windows begin in `features`.
+        accounts: float32 [n, A], scaled.
+    """
+
+    features: Float32Array
+    places: IntArray
+    accounts: NDArray[np.float32]
 
 
 class Learned(NamedTuple):
@@ -73,17 +92,77 @@ def matrix(flat: Float32Array, start: int, rows: int, columns: int) -> Float32Ar
 
 
 @compiled_products
+def begin_sums(layer: IntArray, parameters: Float32Array, target: Float32Array) -> None:
+    """A layer's biases into each row of `target` [B, outputs]."""
+    size = layer[OUTPUTS]
+    biases = parameters[layer[BIASES] : layer[BIASES] + size]
+    for row in range(target.shape[0]):
+        for j in range(size):
+            target[row, j] = biases[j]
+
+
+@compiled_products
 def affine(
     layer: IntArray, parameters: Float32Array, features: Float32Array, target: Float32Array
 ) -> None:
     """What a layer makes of features [B, inputs], into `target` [B, outputs]."""
     inputs, size = layer[INPUTS], layer[OUTPUTS]
-    biases = parameters[layer[BIASES] : layer[BIASES] + size]
-    for row in range(target.shape[0]):
-        for j in range(size):
-            target[row, j] = biases[j]
+    begin_sums(layer, parameters, target)
     weights = parameters[layer[WEIGHTS] : layer[WEIGHTS] + inputs * size]
-    add_product(features, inputs, 1, weights, size, target, size, target.shape[0], size, inputs)
+    rows = target.shape[0]
+    add_product(features, inputs, 1, weights, size, target, size, rows, size, inputs, False)
+
+
+@compiled_products
+def sum_windows(
+    layers: Layers,
+    trunk: int,
+    parameters: Float32Array,
+    features: Float32Array,
+    places: IntArray,
+    target: Float32Array,
+) -> None:
+    """What a first layer makes of windows, without accounts, into `target` [n, outputs].
+
+    Args:
+        layers: of the policy.
+        trunk: whose first layer.
+        parameters: of the policy.
+        features: as in `Inputs`, likewise `places`.
+        places: int64 [n].
+        target: [n, outputs].
+    """
+    layer, rows = layers.trunks[trunk, 0], target.shape[0]
+    length, size = layer[INPUTS] - layers.account, layer[OUTPUTS]
+    begin_sums(layer, parameters, target)
+    weights = parameters[layer[WEIGHTS] : layer[WEIGHTS] + length * size]
+    add_product(features, places, 1, weights, size, target, size, rows, size, length, False)
+
+
+@compiled_products
+def add_accounts(
+    layer: IntArray,
+    parameters: Float32Array,
+    accounts: NDArray[np.float32],
+    target: Float32Array,
+) -> None:
+    """What a first layer makes of accounts [n, A], added to what `sum_windows` left."""
+    (rows, count), size = accounts.shape, layer[OUTPUTS]
+    end = layer[WEIGHTS] + layer[INPUTS] * size
+    weights = parameters[end - count * size : end]
+    add_product(accounts, count, 1, weights, size, target, size, rows, size, count, False)
+
+
+@compiled_products
+def bias_gradient(layer: IntArray, gradient: Float32Array, delta: Float32Array) -> None:
+    """Of a map whose outputs change the loss by `delta` [rows, outputs]."""
+    rows, size = delta.shape
+    biases = gradient[layer[BIASES] : layer[BIASES] + size]
+    for j in range(size):
+        biases[j] = ZERO
+    for row in range(rows):
+        for j in range(size):
+            biases[j] += delta[row, j]
 
 
 @compiled_products
@@ -93,18 +172,26 @@ def affine_gradient(
     """Of a map whose outputs change the loss by `delta` [rows, outputs]."""
     inputs, size, rows = layer[INPUTS], layer[OUTPUTS], delta.shape[0]
     weights = gradient[layer[WEIGHTS] : layer[WEIGHTS] + inputs * size]
-    biases = gradient[layer[BIASES] : layer[BIASES] + size]
-    for k in range(inputs * size):
-        weights[k] = ZERO
     if size == 1:  # across its inputs, so that vectors are full; the same sums
-        add_product(delta, 1, 1, features, inputs, weights, inputs, 1, inputs, rows)
+        add_product(delta, 1, 1, features, inputs, weights, inputs, 1, inputs, rows, True)
     else:
-        add_product(features, 1, inputs, delta, size, weights, size, inputs, size, rows)
-    for j in range(size):
-        biases[j] = ZERO
-    for row in range(rows):
-        for j in range(size):
-            biases[j] += delta[row, j]
+        add_product(features, 1, inputs, delta, size, weights, size, inputs, size, rows, True)
+    bias_gradient(layer, gradient, delta)
+
+
+@compiled_products
+def first_gradient(
+    layer: IntArray, gradient: Float32Array, inputs: Inputs, delta: Float32Array
+) -> None:
+    """`affine_gradient` of a first layer."""
+    (rows, size), count = delta.shape, inputs.accounts.shape[1]
+    length = layer[INPUTS] - count
+    end = layer[WEIGHTS] + layer[INPUTS] * size
+    windows, accounts = gradient[layer[WEIGHTS] : end], gradient[end - count * size : end]
+    places = inputs.places
+    add_product(inputs.features, 1, places, delta, size, windows, size, length, size, rows, True)
+    add_product(inputs.accounts, 1, count, delta, size, accounts, size, count, size, rows, True)
+    bias_gradient(layer, gradient, delta)
 
 
 @compiled_products
@@ -114,6 +201,7 @@ def inputs_gradient(
     delta: Float32Array,
     turned: Float32Array,
     target: Float32Array,
+    anew: bool,
 ) -> None:
     """What inputs [rows, inputs] of a map change the loss by, added to `target`.
 
@@ -123,26 +211,34 @@ def inputs_gradient(
         delta: [rows, outputs], what its outputs change the loss by.
         turned: room for the map's weights.
         target: [rows, inputs].
+        anew: whether it is filled instead of added to.
     """
-    inputs, size = layer[INPUTS], layer[OUTPUTS]
+    inputs, size, rows = layer[INPUTS], layer[OUTPUTS], delta.shape[0]
     weights = parameters[layer[WEIGHTS] : layer[WEIGHTS] + inputs * size]
     for k in range(inputs):
         for j in range(size):
             turned[j * inputs + k] = weights[k * size + j]
-    add_product(delta, size, 1, turned, inputs, target, inputs, delta.shape[0], inputs, size)
+    add_product(delta, size, 1, turned, inputs, target, inputs, rows, inputs, size, anew)
 
 
 @compiled_products
 def forward(
-    layers: Layers, trunk: int, parameters: Float32Array, inputs: Float32Array, hidden: Float32Array
+    layers: Layers,
+    trunk: int,
+    parameters: Float32Array,
+    accounts: NDArray[np.float32],
+    hidden: Float32Array,
 ) -> None:
-    """Hidden values of each layer of a trunk."""
-    source, rows = inputs, inputs.shape[0]
+    """Hidden values of each layer of a trunk; the first one holds what `sum_windows` gave."""
+    source, rows = accounts, accounts.shape[0]
     for s in range(layers.trunks.shape[1]):
         layer = layers.trunks[trunk, s]
         size = layer[OUTPUTS]
         target = matrix(hidden[trunk, s], 0, rows, size)
-        affine(layer, parameters, source, target)
+        if s == 0:
+            add_accounts(layer, parameters, accounts, target)
+        else:
+            affine(layer, parameters, source, target)
         flat = hidden[trunk, s, : rows * size]
         if layers.relu:
             for k in range(rows * size):
@@ -157,15 +253,15 @@ def forward(
 def forward_all(
     layers: Layers,
     parameters: Float32Array,
-    inputs: Float32Array,
+    accounts: NDArray[np.float32],
     hidden: Float32Array,
     outputs: Float32Array,
     values: Float32Array,
 ) -> None:
-    """Hidden values of all trunks, and what both heads make of the last ones."""
-    rows, trunks, last = inputs.shape[0], layers.trunks.shape[0], layers.trunks.shape[1] - 1
+    """`forward` of all trunks, and what both heads make of the last hidden values."""
+    rows, trunks, last = accounts.shape[0], layers.trunks.shape[0], layers.trunks.shape[1] - 1
     for trunk in range(trunks):
-        forward(layers, trunk, parameters, inputs, hidden)
+        forward(layers, trunk, parameters, accounts, hidden)
     width = layers.action[INPUTS]
     affine(layers.action, parameters, matrix(hidden[0, last], 0, rows, width), outputs)
     affine(layers.value, parameters, matrix(hidden[trunks - 1, last], 0, rows, width), values)
@@ -177,13 +273,13 @@ def backward(
     trunk: int,
     parameters: Float32Array,
     gradient: Float32Array,
-    inputs: Float32Array,
+    inputs: Inputs,
     hidden: Float32Array,
     deltas: Float32Array,
     turned: Float32Array,
 ) -> None:
     """Gradients of a trunk whose last hidden values change the loss by what lies in `deltas[0]`."""
-    rows, last = inputs.shape[0], layers.trunks.shape[1] - 1
+    rows, last = inputs.accounts.shape[0], layers.trunks.shape[1] - 1
     for back in range(last + 1):
         s = last - back
         layer = layers.trunks[trunk, s]
@@ -198,11 +294,9 @@ def backward(
                 changes[k] *= ONE - values[k] * values[k]
         delta = changes.reshape(rows, size)
         if s == 0:
-            affine_gradient(layer, gradient, inputs, delta)
+            first_gradient(layer, gradient, inputs, delta)
         else:
             before = layer[INPUTS]
             affine_gradient(layer, gradient, matrix(hidden[trunk, s - 1], 0, rows, before), delta)
-            following = deltas[(back + 1) % 2]
-            for k in range(rows * before):
-                following[k] = ZERO
-            inputs_gradient(layer, parameters, delta, turned, matrix(following, 0, rows, before))
+            following = matrix(deltas[(back + 1) % 2], 0, rows, before)
+            inputs_gradient(layer, parameters, delta, turned, following, True)

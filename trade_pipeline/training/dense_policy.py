@@ -27,7 +27,8 @@ class DensePolicy:
     """What a policy has learned, in flat arrays, and where its layers lie in them.
 
     Args:
-        policy: SB3's, with `sb3.ObservationTrunk` without convolution, and one linear map a head.
+        policy: SB3's, with `sb3.ObservationTrunk` by row and without convolution, and one linear
+            map a head.
 
     Attributes:
         layers: where weights and biases are.
@@ -57,6 +58,7 @@ class DensePolicy:
         counts = policy.action_dist.action_dims if discrete else []
         self.layers = Layers(
             trunks=np.array([[layer(linear) for linear in trunk[::2]] for trunk in stages]),
+            account=len(extractors[0].trunk.account_scale),
             action=np.array(layer(policy.action_net)),
             value=np.array(layer(policy.value_net)),
             counts=np.array(counts, np.int64),
@@ -65,6 +67,8 @@ class DensePolicy:
             relu=isinstance(stages[0][1], nn.ReLU),
         )
         self.steps = 0
+        self._step = torch.tensor(0.0)
+        self._step_number = self._step.numpy()
         flats = [torch.zeros(int(ends[-1])) for _ in range(3)]
         self.learned = Learned(*(flat.numpy() for flat in flats))
         # Weights lie inputs first, as products want them.
@@ -97,12 +101,12 @@ class DensePolicy:
                     there.copy_(state.get(name, torch.zeros_like(there)))
                     state[name] = there
                     self.steps = int(state.get("step", 0))
-                    state["step"] = torch.tensor(float(self.steps))
+                    state["step"] = self._step
+                    self.end()
 
     def end(self) -> None:
         """Tell the optimizer how many steps were taken."""
-        for state in self._policy.optimizer.state.values():
-            state["step"].fill_(self.steps)
+        self._step_number[()] = self.steps
 
     @property
     def learning_rate(self) -> float:
@@ -116,9 +120,10 @@ class DensePolicy:
 
 
 def is_dense(policy: Any) -> bool:
-    """Whether `DensePolicy` knows all of a policy's layers."""
-    trunk = policy.pi_features_extractor.trunk
-    return trunk.convolution is None and len(trunk.layers) > 0
+    """Whether `DensePolicy` knows all of a policy's layers, and where windows are."""
+    extractor = policy.pi_features_extractor
+    trunk = extractor.trunk
+    return extractor.by_row and trunk.convolution is None and len(trunk.layers) > 0
 
 
 def threads_for(chunks: int, threads: int) -> int:

@@ -3,12 +3,11 @@
 Start at `DenseUpdate`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trade_pipeline.simulator.compiled import SameTypes
@@ -19,7 +18,7 @@ from trade_pipeline.training.backpropagation import (
     Room,
     chunk_rows,
 )
-from trade_pipeline.training.dense_layers import INPUTS, OUTPUTS
+from trade_pipeline.training.dense_layers import OUTPUTS
 from trade_pipeline.training.dense_policy import DensePolicy, alone, threads_for
 from trade_pipeline.training.minibatches import learn
 from trade_pipeline.training.ppo_step import StepSettings, Update
@@ -44,7 +43,7 @@ class DenseUpdate:
         chunks = -(-batch // rows)
         self._threads = threads_for(chunks, threads)
         trunks, depth = layers.trunks.shape[:2]
-        widest, inputs = dense.widest, int(layers.trunks[0, 0, INPUTS])
+        widest = dense.widest
         outputs = int(layers.action[OUTPUTS])
         parts = len(layers.counts) or outputs
         blocks = np.array(
@@ -55,7 +54,8 @@ class DenseUpdate:
             ]
         )
         self._room = Room(
-            inputs=np.empty((self._threads, rows, inputs), np.float32),
+            places=np.empty((self._threads, rows), np.int64),
+            accounts=np.empty((self._threads, rows, layers.account), np.float32),
             hidden=np.empty((self._threads, trunks, depth, rows * widest), np.float32),
             deltas=np.empty((self._threads, 2, rows * widest), np.float32),
             outputs=np.empty((self._threads, rows * outputs), np.float32),
@@ -72,17 +72,9 @@ class DenseUpdate:
             norms=np.empty(len(layers.bounds) - 1),
         )
 
-    def begin(self, rollout: Mapping[str, torch.Tensor]) -> None:
-        """Take a rollout; the policy's parameters are where `DensePolicy.adopt` has put them.
-
-        Args:
-            rollout: `inputs` [n, I], `actions` [n, parts]; `log_probs`, `advantages`, `returns` of
-                n numbers each.
-        """
-        flat = {name: rollout[name].numpy() for name in Rollout._fields}
-        for name in ("log_probs", "advantages", "returns"):
-            flat[name] = flat[name].reshape(-1)
-        self._rollout = Rollout(**flat)
+    def begin(self, rollout: Rollout) -> None:
+        """Take a rollout; the policy's parameters are where `DensePolicy.adopt` has put them."""
+        self._rollout = rollout
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -139,10 +139,8 @@ def log_probs_of_choices(
         log_probs[k] = 0.0
     start = 0
     for part in range(counts.shape[0]):
-        for choice in range(counts[part]):
-            for k in range(log_probs.shape[0]):
-                taken = actions[k, part] == choice
-                log_probs[k] += log_shares[start + choice, k] if taken else 0.0
+        for k in range(log_probs.shape[0]):
+            log_probs[k] += log_shares[start + int(actions[k, part]), k]
         start += counts[part]
 
 

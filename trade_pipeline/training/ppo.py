@@ -4,7 +4,7 @@ The same mathematics on the same minibatches as `stable_baselines3.PPO` (Schulma
 step of a rollout and a minibatch are one call each. Start at `LeanPPO`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ from trade_pipeline.training.ppo_step import (
 )
 
 
+class Learned(NamedTuple):
+    """What there is to say of an update: what it gave, and what it learned from."""
+
+    update: Update
+    settings: StepSettings
+    values: NDArray[np.float32]
+    returns: NDArray[np.float32]
+
+
 class LeanPPO(PPO):
     """PPO for `sb3.ObservationTrunk` and feed-forward networks."""
 
@@ -38,6 +47,7 @@ class LeanPPO(PPO):
     _dense: DensePolicy | None = None
     _gathered: DenseRollout | None = None
     _update: DenseUpdate | AutogradUpdate | None = None
+    _unsaid: Learned | None = None
 
     def collect_rollouts(
         self,
@@ -50,7 +60,7 @@ class LeanPPO(PPO):
 
         As SB3's, for feed-forward policies in compiled code.
         """
-        if not is_dense(self.policy):
+        if self._dense is None and not is_dense(self.policy):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         rollout_buffer.reset()
         callback.on_rollout_start()
@@ -69,7 +79,7 @@ class LeanPPO(PPO):
             for step in range(n_rollout_steps):
                 if not self._take(step, env, callback, rollout_buffer, self._gathered):
                     return False
-            last_values = self._gathered.values_of(self._last_obs)  # type: ignore[arg-type]
+            last_values = self._gathered.last_values(self._last_obs)  # type: ignore[arg-type]
         self._gathered.keep(rollout_buffer)
         self._estimate(
             rollout_buffer.rewards,
@@ -96,23 +106,20 @@ class LeanPPO(PPO):
     ) -> bool:
         """One step of each environment into the buffer; False where the callback says so."""
         seen: Any = self._last_obs
-        looked = gathered.look(seen, step)
+        actions = gathered.look(seen, step).actions
         if isinstance(self.action_space, spaces.Box):
-            actions = np.clip(looked.actions, self.action_space.low, self.action_space.high)
+            actions = np.clip(actions, self.action_space.low, self.action_space.high)
         else:
-            actions = looked.actions.astype(np.int64)
+            actions = actions.astype(np.int64)
         after: Any
         after, rewards, dones, infos = env.step(actions)
         self.num_timesteps += env.num_envs
         callback.update_locals({"actions": actions, "infos": infos, "dones": dones})
         if not callback.on_step():
             return False
-        self._update_info_buffer(infos, dones)
-        cut = [e for e in np.flatnonzero(dones) if infos[e].get("TimeLimit.truncated", False)]
-        if cut:
-            # An episode that was cut off would have gone on.
-            lasts = gathered.values([infos[e]["terminal_observation"] for e in cut])
-            rewards[cut] += self.gamma * lasts
+        ended = dones.nonzero()[0].tolist()
+        if ended:
+            self._end_episodes(ended, infos, rewards, gathered)
         observations: Any = buffer.observations
         for name, values in seen.items():
             observations[name][step] = values
@@ -120,6 +127,21 @@ class LeanPPO(PPO):
         buffer.episode_starts[step] = self._last_episode_starts
         self._last_obs, self._last_episode_starts = after, dones
         return True
+
+    def _end_episodes(
+        self,
+        ended: list[int],
+        infos: list[dict[str, Any]],
+        rewards: NDArray[np.float32],
+        gathered: DenseRollout,
+    ) -> None:
+        """Remember episodes that ended; one that was cut off would have gone on."""
+        assert self.ep_info_buffer is not None
+        self.ep_info_buffer.extend(infos[e]["episode"] for e in ended)
+        cut = [e for e in ended if infos[e].get("TimeLimit.truncated", False)]
+        if cut:
+            lasts = gathered.values([infos[e]["terminal_observation"] for e in cut])
+            rewards[cut] += self.gamma * lasts
 
     def train(self) -> None:
         """Update the policy on the rollout that was gathered."""
@@ -134,20 +156,29 @@ class LeanPPO(PPO):
             most_divergence=np.inf if self.target_kl is None else 1.5 * self.target_kl,
             normalize_advantages=self.normalize_advantage,
         )
-        if self._update is None:
-            samples = self.n_steps * self.n_envs
-            self._update = (
-                DenseUpdate(self._dense, min(self.batch_size, samples), torch.get_num_threads())
-                if self._dense is not None
-                else AutogradUpdate(self.policy)
-            )
-        self._update.begin(self._rollout())
+        if self._dense is not None and self._gathered is not None:
+            if not isinstance(self._update, DenseUpdate):
+                batch = min(self.batch_size, self.n_steps * self.n_envs)
+                self._update = DenseUpdate(self._dense, batch, torch.get_num_threads())
+            self._update.begin(self._gathered.samples(self.rollout_buffer))
+        else:
+            if not isinstance(self._update, AutogradUpdate):
+                self._update = AutogradUpdate(self.policy)
+            self._update.begin(self._rollout())
         orders = np.stack([self._order() for _ in range(self.n_epochs)])
         with self._update.alone():
             found = self._update.learn(orders, self.batch_size, settings)
         self._update.end()
         self._n_updates += found.epochs
-        self._log(found, settings)
+        buffer = self.rollout_buffer
+        self._unsaid = Learned(found, settings, buffer.values, buffer.returns)
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Say what the last update gave, and what SB3 says."""
+        if self._unsaid is not None:
+            self._record(self._unsaid)
+            self._unsaid = None
+        super().dump_logs(iteration)
 
     def _order(self) -> NDArray[np.int64]:
         """The rollout's samples as SB3 shuffles them, which counts an environment's one by one."""
@@ -163,23 +194,21 @@ class LeanPPO(PPO):
             return torch.from_numpy(array).flatten(0, 1)
 
         buffer: Any = self.rollout_buffer
-        if self._gathered is not None:
-            inputs = torch.from_numpy(self._gathered.looked.inputs)
-        else:
-            # Windows are gathered once, not in each of the epochs.
-            extractor: Any = self.policy.features_extractor
-            inputs = extractor.inputs(
-                {name: flat(array) for name, array in buffer.observations.items()}
-            )
+        # Windows are gathered once, not in each of the epochs.
+        extractor: Any = self.policy.features_extractor
+        inputs = extractor.inputs(
+            {name: flat(array) for name, array in buffer.observations.items()}
+        )
         rollout = {
             name: flat(getattr(buffer, name))
             for name in ("actions", "log_probs", "advantages", "returns")
         }
         return {**rollout, INPUTS: inputs}
 
-    def _log(self, found: Update, settings: StepSettings) -> None:
+    def _record(self, learned: Learned) -> None:
         """What SB3 records of an update; divergence and clipping are those of the last epoch."""
         assert self._update is not None
+        found, settings, values, returns = learned
         record = self.logger.record
         policy_loss, value_loss, entropy = found.losses.mean(axis=0).tolist()
         record("train/policy_gradient_loss", policy_loss)
@@ -191,7 +220,6 @@ class LeanPPO(PPO):
         outside = np.abs(np.exp(found.log_ratios) - 1.0) > settings.clip_range
         record("train/clip_fraction", float(np.mean(outside)))
         record("train/approx_kl", divergence(found.log_ratios))
-        values, returns = self.rollout_buffer.values, self.rollout_buffer.returns
         explained = explained_variance(values.flatten(), returns.flatten())
         record("train/explained_variance", float(np.asarray(explained)))
         if hasattr(self.policy, "log_std"):
@@ -200,8 +228,3 @@ class LeanPPO(PPO):
         record("train/clip_range", settings.clip_range)
         for layer, norm in self._update.gradient_norms().items():
             record(f"gradient_norm/{layer}", norm)
-
-    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
-        """Only an episode that ended has anything to say."""
-        for e in np.flatnonzero(dones).tolist():
-            self.ep_info_buffer.append(infos[e]["episode"])  # type: ignore[union-attr]

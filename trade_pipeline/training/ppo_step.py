@@ -58,7 +58,12 @@ class AutogradUpdate:
         self._rollout: Mapping[str, torch.Tensor] = {}
 
     def begin(self, rollout: Mapping[str, torch.Tensor]) -> None:
-        """Take a rollout; see `DenseUpdate.begin`."""
+        """Take a rollout.
+
+        Args:
+            rollout: `inputs` [n, I], `actions` [n, parts]; `log_probs`, `advantages`, `returns` of
+                n numbers each.
+        """
         self._rollout = rollout
 
     @contextmanager

@@ -15,6 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from trade_pipeline.simulator.compiled import compiled_apart, stay_apart
+from trade_pipeline.simulator.market import IntArray
 from trade_pipeline.training.inference import Float32Array
 
 LANES = 16  # numbers of a vector: a cache line; narrower processors take it in parts
@@ -31,17 +32,24 @@ _NUMBERS = ir.VectorType(ir.IntType(64), LANES)
 def _tile(rows: int, vectors: int, whole: bool) -> Any:
     """Add a product to a tile of `rows` by `vectors * LANES`, or its first `left` columns.
 
-    The intrinsic takes arrays and positions in them: `(a, a_at, a_row, a_step, b, b_at, b_step, c,
-    c_at, c_row, count, left)`, see `add_product`.
+    The intrinsic takes arrays, the tile's first row and term, and positions in arrays: `(a, a_row,
+    a_step, row, term, b, b_at, b_step, c, c_at, c_row, count, left, anew)`, see `add_product`.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        def pointer(number: int) -> ir.Value:
-            array = context.make_array(signature.args[number])(context, builder, arguments[number])
-            return builder.gep(array.data, [arguments[number + 1]])
+        def data(number: int) -> ir.Value:
+            make = context.make_array(signature.args[number])
+            return make(context, builder, arguments[number]).data
 
-        a, b, c = pointer(0), pointer(4), pointer(7)
-        (a_row, a_step), b_step, (c_row, count, left) = arguments[2:4], arguments[6], arguments[9:]
+        def place(number: int, index: ir.Value) -> ir.Value:
+            """Where a row or a term of `a` begins."""
+            if isinstance(signature.args[number], types.Array):
+                return builder.load(builder.gep(data(number), [index]))
+            return builder.mul(index, arguments[number])
+
+        first_row, first_term = arguments[3:5]
+        a, b, c = data(0), *(builder.gep(data(at), [arguments[at + 1]]) for at in (5, 8))
+        b_step, (c_row, count, left, anew) = arguments[7], arguments[10:]
         load, store = _memory(builder, left, whole)
 
         def at(base: ir.Value, row: int, stride: ir.Value, vector: int) -> ir.Value:
@@ -49,8 +57,12 @@ def _tile(rows: int, vectors: int, whole: bool) -> Any:
                 base, [builder.add(builder.mul(_INDEX(row), stride), _INDEX(vector * LANES))]
             )
 
+        a_rows = [
+            builder.gep(a, [place(1, builder.add(first_row, _INDEX(row)))]) for row in range(rows)
+        ]
         places = [at(c, row, c_row, vector) for row in range(rows) for vector in range(vectors)]
-        before = [load(place) for place in places]
+        nothing = ir.Constant(_VECTOR, [0.0] * LANES)
+        before = [builder.select(anew, nothing, load(place)) for place in places]
         entry = builder.block
         body, done = builder.append_basic_block("terms"), builder.append_basic_block("added")
         builder.cbranch(builder.icmp_signed(">", count, _INDEX(0)), body, done)
@@ -58,12 +70,13 @@ def _tile(rows: int, vectors: int, whole: bool) -> Any:
         builder.position_at_end(body)
         term, sums = builder.phi(_INDEX), [builder.phi(_VECTOR) for _ in places]
         from_b = builder.gep(b, [builder.mul(term, b_step)])
-        from_a = builder.gep(a, [builder.mul(term, a_step)])
+        from_row = place(2, builder.add(first_term, term))
         others = [load(at(from_b, 0, b_step, vector)) for vector in range(vectors)]
         fma = _intrinsic(builder, "llvm.fma.v16f32", _VECTOR, [_VECTOR] * 3)
         after = []
         for row in range(rows):
-            factor = _spread(builder, builder.load(at(from_a, row, a_row, 0)), _VECTOR)
+            number = builder.load(builder.gep(a_rows[row], [from_row]))
+            factor = _spread(builder, number, _VECTOR)
             for vector in range(vectors):
                 summed = sums[row * vectors + vector]
                 after.append(builder.call(fma, [factor, others[vector], summed]))
@@ -86,9 +99,10 @@ def _tile(rows: int, vectors: int, whole: bool) -> Any:
     def tile(
         _context: Any,
         a: Any,
-        a_at: Any,
         a_row: Any,
         a_step: Any,
+        row: Any,
+        term: Any,
         b: Any,
         b_at: Any,
         b_step: Any,
@@ -97,11 +111,14 @@ def _tile(rows: int, vectors: int, whole: bool) -> Any:
         c_row: Any,
         count: Any,
         left: Any,
+        anew: Any,
     ) -> Any:
-        whole_numbers = (types.intp,) * 3
-        return types.void(
-            a, *whole_numbers, b, *whole_numbers[:2], c, *whole_numbers[:2], *whole_numbers[:2]
-        ), generate
+        a_row, a_step = (
+            at if isinstance(at, types.Array) else types.intp for at in (a_row, a_step)
+        )
+        two = types.intp, types.intp
+        taken = a, a_row, a_step, *two, b, *two, c, *two, *two, types.boolean
+        return types.void(*taken), generate
 
     return intrinsic(tile)
 
@@ -165,8 +182,8 @@ TERMS = 128  # added at a time: what they need of both factors stays in the firs
 @compiled_apart
 def add_product(
     a: Float32Array,
-    a_row: int,
-    a_step: int,
+    a_row: int | IntArray,
+    a_step: int | IntArray,
     b: Float32Array,
     b_step: int,
     c: Float32Array,
@@ -174,13 +191,14 @@ def add_product(
     rows: int,
     columns: int,
     count: int,
+    anew: bool,
 ) -> None:
     """Add `a @ b` to `c`: c[i, j] += a[i, 0] * b[0, j], and so on in the order of terms.
 
     Args:
-        a: float32, of any shape; a[i, p] lies at `i * a_row + p * a_step`.
-        a_row: numbers from a row to the next, likewise `a_step` from a term to the next.
-        a_step: see `a_row`.
+        a: float32, of any shape; a[i, p] lies where row i begins and then term p.
+        a_row: numbers from a row to the next, or int64 [rows], where each begins.
+        a_step: numbers from a term to the next, or int64 [count], where each begins.
         b: float32; b[p, j] lies at `p * b_step + j`.
         b_step: numbers from a term to the next.
         c: float32; c[i, j] lies at `i * c_row + j`.
@@ -188,24 +206,26 @@ def add_product(
         rows: of `a` and `c`.
         columns: of `b` and `c`.
         count: terms of each sum.
+        anew: whether sums begin at zero instead of what `c` holds; then there must be a term.
     """
     stay_apart()
     together = rows - rows % TILE_ROWS
     wide = columns - columns % TILE_COLUMNS
-    for first in range(0, count, TERMS):
-        terms, a_at, b_at = min(TERMS, count - first), first * a_step, first * b_step
+    for p in range(0, count, TERMS):
+        terms, b_at, new = min(TERMS, count - p), p * b_step, anew and p == 0
         for j in range(0, wide, TILE_COLUMNS):
+            here = b_at + j
             for i in range(0, together, TILE_ROWS):
-                here, at = a_at + i * a_row, i * c_row + j
-                _wide(a, here, a_row, a_step, b, b_at + j, b_step, c, at, c_row, terms, LANES)
+                at = i * c_row + j
+                _wide(a, a_row, a_step, i, p, b, here, b_step, c, at, c_row, terms, LANES, new)
             for i in range(together, rows):
-                here, at = a_at + i * a_row, i * c_row + j
-                _wide_row(a, here, a_row, a_step, b, b_at + j, b_step, c, at, c_row, terms, LANES)
+                at = i * c_row + j
+                _wide_row(a, a_row, a_step, i, p, b, here, b_step, c, at, c_row, terms, LANES, new)
         for j in range(wide, columns, LANES):
-            left = columns - j
+            here, left = b_at + j, columns - j
             for i in range(0, together, TILE_ROWS):
-                here, at = a_at + i * a_row, i * c_row + j
-                _narrow(a, here, a_row, a_step, b, b_at + j, b_step, c, at, c_row, terms, left)
+                at = i * c_row + j
+                _narrow(a, a_row, a_step, i, p, b, here, b_step, c, at, c_row, terms, left, new)
             for i in range(together, rows):
-                here, at = a_at + i * a_row, i * c_row + j
-                _narrow_row(a, here, a_row, a_step, b, b_at + j, b_step, c, at, c_row, terms, left)
+                at = i * c_row + j
+                _narrow_row(a, a_row, a_step, i, p, b, here, b_step, c, at, c_row, terms, left, new)

@@ -51,7 +51,10 @@ def path(rows: int, seed: int) -> NDArray[np.float64]:
     return np.array(x)
 
 
-def market_and_features(x: NDArray[np.float64]) -> tuple[Market, NDArray[np.float32]]:
+@cache
+def market_and_features() -> tuple[Market, NDArray[np.float32]]:
+    """The training path, and the held-out one behind it."""
+    x = np.concatenate([path(ROWS, 0), path(STARTS * EPISODE_ROWS, 1)])
     close = 100 * np.exp(x)[:, None]
     opened = np.vstack([close[:1], close[:-1]])
     ts = MINUTE_MS * np.arange(len(x))
@@ -63,17 +66,21 @@ def market_and_features(x: NDArray[np.float64]) -> tuple[Market, NDArray[np.floa
 
 
 def environments(count: int, seed: int, reward_scale: float, **changes: Any) -> TradingVecEnv:
-    """On the training path."""
-    market, features = market_and_features(path(ROWS, 0))
-    settings = ENVIRONMENT.model_copy(update=changes)
-    rows = np.array([[0, ROWS]])
-    return TradingVecEnv(market, features, rows, settings, count, seed, reward_scale=reward_scale)
+    """On the training path; observations hold the row."""
+    return TradingVecEnv(
+        *market_and_features(),
+        np.array([[0, ROWS]]),
+        ENVIRONMENT.model_copy(update=changes),
+        count,
+        seed,
+        reward_scale=reward_scale,
+        observe="index",
+    )
 
 
 def share_of_best(act: Act) -> float:
     """What a policy is expected to earn on the held-out path, by what the best rule is."""
-    x = path(STARTS * EPISODE_ROWS, 1)
-    first = EPISODE_ROWS * np.arange(STARTS)
+    first = ROWS + EPISODE_ROWS * np.arange(STARTS)
     settings = EnvironmentSettings.model_validate(
         {
             **ENVIRONMENT.model_dump(),
@@ -83,7 +90,7 @@ def share_of_best(act: Act) -> float:
         }
     )
     episodes = np.stack([first, first + EPISODE_ROWS], axis=1)
-    simulation = Simulation(*market_and_features(x), episodes, settings, STARTS)
+    simulation = Simulation(*market_and_features(), episodes, settings, STARTS, observe="index")
     simulation.begin()
     seen, positions = simulation.observe(), np.empty((BARS, STARTS))
     for bar in range(BARS):

@@ -90,14 +90,14 @@ def greedy(parts: list[Tensor]) -> Tensor:
 Flatten = Callable[[Mapping[str, NDArray[Any]]], Tensor]
 
 
-def flatten_with(account_scale: list[float]) -> Flatten:
-    """A function from observations to the network's inputs [B, inputs]: window, then account."""
+def flatten_with(account_scale: list[float], features: NDArray[np.float32]) -> Flatten:
+    """A function from observations to the network's inputs [B, inputs]: a row, then account."""
     scale = np.array(account_scale, np.float32)
 
     def flatten(seen: Mapping[str, NDArray[Any]]) -> Tensor:
-        window, account = np.asarray(seen["window"]), np.asarray(seen["account"])
-        rows = window.reshape(-1, window.shape[-2] * window.shape[-1])
-        return torch.from_numpy(np.hstack([rows, account.reshape(len(rows), -1) * scale]))
+        rows = features[np.asarray(seen["row"]).reshape(-1)]
+        account = np.asarray(seen["account"]).reshape(len(rows), -1)
+        return torch.from_numpy(np.hstack([rows, account * scale]))
 
     return flatten
 
@@ -226,7 +226,7 @@ def adam(agent: Agent, learning_rate: float) -> torch.optim.Optimizer:
 
 def learn(
     environments: TradingVecEnv,
-    account_scale: list[float],
+    flatten: Flatten,
     given: Hyperparameters,
     seed: int,
     look: Callable[[Agent, int], None],
@@ -234,15 +234,14 @@ def learn(
     """Train an agent from nothing.
 
     Args:
-        environments: E accounts with bracket actions, observed as windows.
-        account_scale: what the columns of the account vector are multiplied by.
+        environments: E accounts with bracket actions.
+        flatten: what makes the network's inputs of observations.
         given: hyperparameters.
         seed: of the agent; the environments have their own.
         look: called after each rollout's update with the agent and the frames so far.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    flatten = flatten_with(account_scale)
     seen = flatten(environments.reset())
     agent = Agent(seen.shape[1], environments.mapping.nvec, given.hidden)
     optimizer = adam(agent, given.learning_rate)

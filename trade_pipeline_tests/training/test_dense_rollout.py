@@ -20,22 +20,28 @@ from trade_pipeline.training.sb3 import make_model
 from trade_pipeline_tests.training import mean_reverting
 from trade_pipeline_tests.training.test_dense_update import (
     CHOICES,
-    COLUMNS,
     NUMBERS,
+    ROWS,
     WINDOW,
     policy_of,
 )
 
-ENVIRONMENTS = 150  # two whole chunks of accounts and a part of one
+ENVIRONMENTS = 300  # a whole chunk of accounts and a part of one
 STEPS = 40
+ENDS = 5  # steps after which an account's episode ends and another begins elsewhere
 
 
-def seen_by(count: int) -> dict[str, NDArray[np.float32]]:
-    random = np.random.default_rng(1)
-    return {
-        "window": random.normal(size=(count, WINDOW, COLUMNS)).astype(np.float32),
-        "account": random.normal(size=(count, 6)).astype(np.float32),
-    }
+def seen_at(step: int) -> dict[str, NDArray[Any]]:
+    """Accounts some bars on in their episodes, which end at different steps."""
+    episodes, bars = np.divmod(step + np.arange(ENVIRONMENTS) % ENDS, ENDS)
+    begun = WINDOW - 1 + (np.arange(ENVIRONMENTS) + 7 * episodes) % (ROWS - WINDOW - ENDS)
+    account = np.random.default_rng(step).normal(size=(ENVIRONMENTS, 6))
+    row = (begun + bars)[:, None].astype(np.int32)
+    return {"row": row, "account": account.astype(np.float32)}
+
+
+def tensors_at(step: int) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(values) for name, values in seen_at(step).items()}
 
 
 def rollout_of(policy: Any, threads: int) -> DenseRollout:
@@ -49,18 +55,17 @@ def looks_of(actions: spaces.Space[Any], shared: bool, threads: int) -> tuple[An
     rollout = rollout_of(policy, threads)
     rollout.begin(np.random.default_rng(11))
     with alone(rollout.threads):
-        return policy, [rollout.look(seen_by(ENVIRONMENTS), step) for step in range(STEPS)]
+        return policy, [rollout.look(seen_at(step), step) for step in range(STEPS)]
 
 
 @pytest.mark.parametrize("actions", [CHOICES, NUMBERS], ids=["choices", "numbers"])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
 def test_looks_are_those_of_the_modules(actions: spaces.Space[Any], shared: bool) -> None:
     policy, looks = looks_of(actions, shared, 1)
-    seen = {name: torch.from_numpy(values) for name, values in seen_by(ENVIRONMENTS).items()}
     with torch.no_grad():
-        for looked in looks[:3]:
+        for step, looked in enumerate(looks):
             taken = torch.from_numpy(looked.actions)
-            values, log_probs, _ = policy.evaluate_actions(seen, taken)
+            values, log_probs, _ = policy.evaluate_actions(tensors_at(step), taken)
             np.testing.assert_allclose(looked.values, values.flatten(), atol=1e-5)
             np.testing.assert_allclose(looked.log_probs, log_probs, atol=1e-5)
 
@@ -68,9 +73,10 @@ def test_looks_are_those_of_the_modules(actions: spaces.Space[Any], shared: bool
 def test_choices_are_drawn_as_often_as_they_are_likely() -> None:
     policy, looks = looks_of(CHOICES, True, 1)
     taken = np.stack([looked.actions for looked in looks])
-    seen = {name: torch.from_numpy(values) for name, values in seen_by(ENVIRONMENTS).items()}
     with torch.no_grad():
-        logits = policy.get_distribution(seen)._logits
+        logits = torch.cat(
+            [policy.get_distribution(tensors_at(step))._logits for step in range(STEPS)]
+        )
     start = 0
     for part, count in enumerate(CHOICES.nvec):
         likely = torch.softmax(logits[:, start : start + count], 1).numpy().mean(axis=0)
@@ -84,16 +90,37 @@ def test_choices_are_drawn_as_often_as_they_are_likely() -> None:
 def test_numbers_are_drawn_around_what_the_policy_means() -> None:
     policy, looks = looks_of(NUMBERS, True, 1)
     taken = np.stack([looked.actions for looked in looks])
-    seen = {name: torch.from_numpy(values) for name, values in seen_by(ENVIRONMENTS).items()}
     with torch.no_grad():
-        distribution = policy.get_distribution(seen).distribution
-    scaled = (taken - distribution.mean.numpy()) / distribution.stddev.numpy()
+        meant = [policy.get_distribution(tensors_at(step)).distribution for step in range(STEPS)]
+    means, deviations = (
+        np.stack([getattr(one, name).numpy() for one in meant]) for name in ("mean", "stddev")
+    )
+    scaled = (taken - means) / deviations
     assert abs(scaled.mean()) < 4 / np.sqrt(scaled.size)
     assert abs(scaled.std() - 1) < 4 / np.sqrt(2 * scaled.size)
 
 
-def test_threads_change_no_bit() -> None:
-    (_, one), (_, two) = looks_of(CHOICES, True, 1), looks_of(CHOICES, True, 2)
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+def test_what_was_looked_at_ahead_changes_no_bit(shared: bool) -> None:
+    policy = policy_of(CHOICES, shared, "tanh")
+    rollout = rollout_of(policy, 1)
+    rollout.begin(np.random.default_rng(11))
+
+    def alone_at(step: int) -> NDArray[np.float32]:
+        seen = seen_at(step)
+        return rollout.values(
+            [{name: values[e] for name, values in seen.items()} for e in range(ENVIRONMENTS)]
+        )
+
+    for step in range(STEPS):
+        found = rollout.look(seen_at(step), step).values
+        assert found.tobytes() == alone_at(step).tobytes()
+    assert rollout.last_values(seen_at(STEPS)).tobytes() == alone_at(STEPS).tobytes()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+def test_threads_change_no_bit(shared: bool) -> None:
+    (_, one), (_, two) = looks_of(CHOICES, shared, 1), looks_of(CHOICES, shared, 2)
     for first, second in zip(one, two, strict=True):
         assert all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
 
@@ -129,7 +156,8 @@ def test_a_gathered_rollout_holds_what_was_seen_done_and_given() -> None:
     network = network_specification(settings.network, 1, 1, 1, 10)
     outputs = int(environments.action_space.nvec.sum())
     network["outputs"] = outputs
-    model = make_model(environments, settings, network, 5)
+    features = mean_reverting.market_and_features()[1]
+    model = make_model(environments, settings, network, 5, features)
     assert isinstance(model, LeanPPO)
     _, callback = model._setup_learn(512, Silent())
     buffer: Any = model.rollout_buffer

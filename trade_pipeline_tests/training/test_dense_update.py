@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from trade_pipeline.settings.algorithm import MLPSettings
+from trade_pipeline.training.backpropagation import Rollout
 from trade_pipeline.training.choices import ChoicesPolicy
 from trade_pipeline.training.dense_layers import tanh
 from trade_pipeline.training.dense_policy import DensePolicy
@@ -30,6 +31,8 @@ SETTINGS = StepSettings(
 EVERY = np.arange(SAMPLES)[None]  # one epoch in the order of the rollout
 CHOICES = spaces.MultiDiscrete([4, 2, 3])
 NUMBERS = spaces.Box(-1.0, 1.0, (3,))
+ROWS = 60
+FEATURES = np.random.default_rng(4).normal(size=(ROWS, COLUMNS)).astype(np.float32)
 
 
 def policy_of(actions: spaces.Space[Any], shared: bool, activation: str) -> ChoicesPolicy:
@@ -39,7 +42,7 @@ def policy_of(actions: spaces.Space[Any], shared: bool, activation: str) -> Choi
     return ChoicesPolicy(
         spaces.Dict(
             {
-                "window": spaces.Box(-np.inf, np.inf, (WINDOW, COLUMNS)),
+                "row": spaces.Box(WINDOW - 1, ROWS - 1, (1,), np.int32),
                 "account": spaces.Box(-np.inf, np.inf, (6,)),
             }
         ),
@@ -48,7 +51,8 @@ def policy_of(actions: spaces.Space[Any], shared: bool, activation: str) -> Choi
         net_arch=[],
         features_extractor_class=ObservationTrunk,
         features_extractor_kwargs={
-            "specification": network_specification(network, WINDOW, COLUMNS, 1, outputs)
+            "specification": network_specification(network, WINDOW, COLUMNS, 1, outputs),
+            "features": FEATURES,
         },
         share_features_extractor=shared,
         optimizer_kwargs={"eps": 1e-5, "fused": True},
@@ -62,16 +66,29 @@ def rollout_of(policy: ChoicesPolicy) -> dict[str, torch.Tensor]:
     def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    inputs = drawn(SAMPLES, WINDOW * COLUMNS + 6)
+    first = torch.randint(ROWS - WINDOW + 1, (SAMPLES,), generator=generator)
+    windows = torch.from_numpy(FEATURES)[first[:, None] + torch.arange(WINDOW)].flatten(1)
+    accounts = drawn(SAMPLES, 6)
+    inputs = torch.cat([windows, accounts], dim=1)
     with torch.no_grad():
         actions, _, log_probs = policy({INPUTS: inputs})
     return {
+        "places": first * COLUMNS,
+        "accounts": accounts,
         INPUTS: inputs,
         "actions": actions.float(),
         "log_probs": log_probs + 0.2 * drawn(SAMPLES),
         "advantages": drawn(SAMPLES, 1),
         "returns": drawn(SAMPLES, 1),
     }
+
+
+def compiled(rollout: dict[str, torch.Tensor]) -> Rollout:
+    """What the compiled update takes."""
+    given = {name: rollout[name].numpy() for name in Rollout._fields if name in rollout}
+    for name in ("advantages", "returns"):
+        given[name] = given[name].reshape(-1)
+    return Rollout(features=FEATURES.reshape(-1), **given)
 
 
 def update_of(policy: ChoicesPolicy, batch: int, threads: int = 1) -> DenseUpdate:
@@ -96,7 +113,7 @@ def test_steps_are_those_of_autograd(
     other = deepcopy(policy)
     rollout = rollout_of(policy)
     update, oracle = update_of(policy, 512), AutogradUpdate(other)
-    update.begin(rollout)
+    update.begin(compiled(rollout))
     oracle.begin(rollout)
     before = parameters_of(policy)
     order = np.random.default_rng(0).permutation(SAMPLES)
@@ -125,7 +142,7 @@ def test_threads_change_no_bit() -> None:
     for threads in (1, 2):
         policy = policy_of(CHOICES, True, "tanh")
         update = update_of(policy, SAMPLES, threads)
-        update.begin(rollout_of(policy))
+        update.begin(compiled(rollout_of(policy)))
         threads_before = torch.get_num_threads()
         with update.alone():
             update.learn(np.tile(np.arange(SAMPLES), (5, 1)), SAMPLES, SETTINGS)
@@ -137,7 +154,7 @@ def test_threads_change_no_bit() -> None:
 def test_a_policy_that_moved_too_far_stays_as_it_is() -> None:
     policy = policy_of(CHOICES, True, "tanh")
     update = update_of(policy, SAMPLES)
-    update.begin(rollout_of(policy))
+    update.begin(compiled(rollout_of(policy)))
     before = parameters_of(policy)
     found = update.learn(EVERY, SAMPLES, SETTINGS._replace(most_divergence=1e-6))
     assert (found.epochs, found.steps) == (1, 0)
@@ -156,8 +173,13 @@ def test_an_update_ends_where_the_policy_moved_too_far(kind: str) -> None:
         policy = policy_of(CHOICES, True, "tanh")
         rollout = rollout_of(policy)
         rollout["log_probs"][half:] += 3.0  # far from what the policy says of these samples
-        update = update_of(policy, half) if kind == "compiled" else AutogradUpdate(policy)
-        update.begin(rollout)
+        update: DenseUpdate | AutogradUpdate
+        if kind == "compiled":
+            update = update_of(policy, half)
+            update.begin(compiled(rollout))
+        else:
+            update = AutogradUpdate(policy)
+            update.begin(rollout)
         gave = update.learn(np.array(orders), half, settings)
         update.end()
         steps = float(policy.optimizer.state_dict()["state"][0]["step"])
@@ -176,7 +198,7 @@ def test_an_update_ends_where_the_policy_moved_too_far(kind: str) -> None:
 
 def test_a_restored_optimizer_goes_on_where_it_was() -> None:
     policy = policy_of(NUMBERS, True, "tanh")
-    rollout = rollout_of(policy)
+    rollout = compiled(rollout_of(policy))
     update = update_of(policy, SAMPLES)
     update.begin(rollout)
     update.learn(EVERY, SAMPLES, SETTINGS)

@@ -2,6 +2,7 @@
 
 import ctypes
 import ctypes.util
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from trade_pipeline.training.products import TERMS, add_product
 Matrix = NDArray[np.float32]
 
 
-def product(a: Matrix, b: Matrix, c: Matrix) -> Matrix:
+def product(a: Matrix, b: Matrix, c: Matrix, anew: bool = False) -> Matrix:
     """`c + a @ b`; the factors may be transposed views, `b` and `c` have contiguous rows."""
     result = c.copy()
     row, step = (stride // a.itemsize for stride in a.strides)
@@ -28,6 +29,7 @@ def product(a: Matrix, b: Matrix, c: Matrix) -> Matrix:
         c.shape[1],
         *c.shape,
         len(b),
+        anew,
     )
     return result
 
@@ -83,13 +85,52 @@ def test_what_is_computed_beside_it_changes_no_bit(
     assert turned.tobytes() == whole.tobytes()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 15),
+    columns=st.integers(1, 140),
+    count=st.integers(1, TERMS + 40),
+)
+def test_a_product_begun_anew_is_one_added_to_nothing(
+    seed: int, rows: int, columns: int, count: int
+) -> None:
+    a, b, c = drawn(seed, rows, columns, count)
+    assert product(a, b, c, anew=True).tobytes() == product(a, b, np.zeros_like(c)).tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 15),
+    columns=st.integers(1, 140),
+    count=st.integers(1, TERMS + 40),
+)
+def test_rows_and_terms_may_lie_anywhere(seed: int, rows: int, columns: int, count: int) -> None:
+    _, b, c = drawn(seed, rows, columns, count)
+    random = np.random.default_rng(seed)
+    flat = random.normal(size=1_000).astype(np.float32)
+    sizes = rows, columns, count, False
+    for placed in ("rows", "terms"):
+        # What is placed may overlap; of the other a step is the next number.
+        places = random.integers(
+            0, len(flat) - max(rows, count), rows if placed == "rows" else count
+        )
+        a = flat[places[:, None] + np.arange(count if placed == "rows" else rows)]
+        found = c.copy()
+        row_step: tuple[Any, Any] = (places, 1) if placed == "rows" else (1, places)
+        add_product(flat, *row_step, b.reshape(-1), columns, found.reshape(-1), columns, *sizes)
+        expected = product(a if placed == "rows" else a.T.copy(), b, c)
+        assert found.tobytes() == expected.tobytes()
+
+
 def test_numbers_beyond_the_result_stay_as_they_are() -> None:
     rows, columns, count, beyond = 7, 21, 5, 13
     a, b, _ = drawn(0, rows, columns, count)
     c = np.full((rows, columns + beyond), 3.0, np.float32)
     add_product(
         a.reshape(-1), count, 1, b.reshape(-1), columns, c.reshape(-1), columns + beyond,
-        rows, columns, count,
+        rows, columns, count, False,
     )  # fmt: skip
     np.testing.assert_allclose(c[:, :columns], 3.0 + a @ b, rtol=1e-5, atol=1e-5)
     assert (c[:, columns:] == 3.0).all()

@@ -13,10 +13,12 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from trade_pipeline.settings.algorithm import PPOSettings
 from trade_pipeline.simulator.vec_env import TradingVecEnv
+from trade_pipeline.training.diagnostics import Diagnostics
 from trade_pipeline.training.networks import network_specification
 from trade_pipeline.training.sb3 import ObservationTrunk, make_model
 from trade_pipeline_tests.training import mean_reverting
@@ -47,6 +49,7 @@ HYPERPARAMETERS = plain.Hyperparameters(
     },
 )
 SEEDS = range(3)
+FEATURES = mean_reverting.market_and_features()[1]
 LOSSES = plain.Losses._fields
 
 
@@ -56,7 +59,7 @@ def network(environments: TradingVecEnv) -> dict[str, Any]:
 
 
 def ours(environments: TradingVecEnv, seed: int) -> OnPolicyAlgorithm:
-    model = make_model(environments, SETTINGS, network(environments), seed)
+    model = make_model(environments, SETTINGS, network(environments), seed, FEATURES)
     assert isinstance(model, OnPolicyAlgorithm)
     return model
 
@@ -78,7 +81,10 @@ def stable_baselines(environments: TradingVecEnv) -> PPO:
         max_grad_norm=SETTINGS.max_grad_norm,
         policy_kwargs={
             "features_extractor_class": ObservationTrunk,
-            "features_extractor_kwargs": {"specification": network(environments)},
+            "features_extractor_kwargs": {
+                "specification": network(environments),
+                "features": FEATURES,
+            },
             "net_arch": [],
         },
         device="cpu",
@@ -140,8 +146,12 @@ def rollout_of(
 def train_seeded(model: OnPolicyAlgorithm) -> dict[str, float]:
     """Update on the gathered rollout, batches drawn from one seed; the losses that were logged."""
     np.random.seed(7)
+    diagnostics = Diagnostics()
+    model.set_logger(Logger(folder=None, output_formats=[diagnostics]))
     model.train()
-    return {name: model.logger.name_to_value[f"train/{name}"] for name in LOSSES}
+    model.dump_logs()
+    (row,) = diagnostics.rows.values()
+    return {name: row[name] for name in LOSSES}
 
 
 def test_an_update_is_that_of_stable_baselines_and_of_a_plain_ppo() -> None:
@@ -151,7 +161,7 @@ def test_an_update_is_that_of_stable_baselines_and_of_a_plain_ppo() -> None:
     )
     model, stock = ours(environments, 0), stable_baselines(environments)
     scale = network(environments)["account_scale"]
-    flatten = plain.flatten_with(scale)
+    flatten = plain.flatten_with(scale, FEATURES)
     buffer = gather(model)
     assert buffer.episode_starts[1:].any()
     before = weights_of(model)
@@ -183,7 +193,7 @@ def test_advantages_are_those_of_a_plain_ppo() -> None:
     model = ours(environments, 1)
     scale = network(environments)["account_scale"]
     buffer = gather(model)
-    rollout = rollout_of(model, buffer, agent_of(model, scale), plain.flatten_with(scale))
+    rollout = rollout_of(model, buffer, agent_of(model, scale), plain.flatten_with(scale, FEATURES))
     found = plain.advantages_of(rollout, SETTINGS.gamma, SETTINGS.gae_lambda)
     np.testing.assert_allclose(buffer.advantages, found.numpy(), atol=1e-5)
 
@@ -225,7 +235,7 @@ def curve_of_ours(seed: int) -> list[float]:
 def curve_of_plain(seed: int) -> list[float]:
     environments = mean_reverting.environments(SETTINGS.environments, seed, SETTINGS.reward_scale)
     scale = network(environments)["account_scale"]
-    flatten, shares = plain.flatten_with(scale), []
+    flatten, shares = plain.flatten_with(scale, FEATURES), []
 
     def look(agent: plain.Agent, frames: int) -> None:
         @torch.no_grad()
@@ -235,7 +245,7 @@ def curve_of_plain(seed: int) -> list[float]:
         if looks_at(frames):
             shares.append(mean_reverting.share_of_best(act))
 
-    plain.learn(environments, scale, HYPERPARAMETERS, seed, look)
+    plain.learn(environments, flatten, HYPERPARAMETERS, seed, look)
     return shares
 
 

@@ -72,7 +72,7 @@ class Ours(NamedTuple):
 
 
 class Case(NamedTuple):
-    """How ours is measured, and beside whom, with how many environments."""
+    """How ours is measured, and beside whom, with how many environments, and how many times."""
 
     ours: Callable[..., Ours]
     arguments: tuple[Any, ...]

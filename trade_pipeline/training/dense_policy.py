@@ -67,6 +67,7 @@ class DensePolicy:
             relu=isinstance(stages[0][1], nn.ReLU),
         )
         self.steps = 0
+        # One for all parameters: whoever lets torch step this optimizer must give each its own.
         self._step = torch.tensor(0.0)
         self._step_number = self._step.numpy()
         flats = [torch.zeros(int(ends[-1])) for _ in range(3)]

@@ -72,7 +72,8 @@ class DenseRollout:
         self._act, self._look_ahead = SameTypes(act), SameTypes(look_ahead)
 
     def begin(self, random: np.random.Generator) -> None:
-        """Draw what all actions of a rollout are made with."""
+        """Draw what all actions of a rollout are made with; parameters may have changed."""
+        self._expected.fill(-1)
         shape = self._steps, self._environments, self._parts
         choices = self._dense.layers.deviations < 0
         draw = random.random if choices else random.standard_normal
@@ -129,7 +130,7 @@ class DenseRollout:
         )
 
     def _expect(self, row: NDArray[np.int32], steps: int) -> None:
-        """Apply first layers to the windows of so many steps, unless episodes end."""
+        """Apply first layers to the windows of so many steps, as if no episode ended."""
         first = row[:, 0].astype(np.int64) + 1 - self._window
         following = self._columns * (first + np.arange(steps)[:, None])
         last = len(self._features) - self._window * self._columns

@@ -30,7 +30,7 @@ from trade_pipeline.training.ppo_step import (
 )
 
 
-class Learned(NamedTuple):
+class LastUpdate(NamedTuple):
     """What there is to say of an update: what it gave, and what it learned from."""
 
     update: Update
@@ -47,7 +47,7 @@ class LeanPPO(PPO):
     _dense: DensePolicy | None = None
     _gathered: DenseRollout | None = None
     _update: DenseUpdate | AutogradUpdate | None = None
-    _unsaid: Learned | None = None
+    _unsaid: LastUpdate | None = None
 
     def collect_rollouts(
         self,
@@ -58,7 +58,8 @@ class LeanPPO(PPO):
     ) -> bool:
         """Gather a rollout; False where the callback ends the training.
 
-        As SB3's, for feed-forward policies in compiled code.
+        As SB3's; in compiled code for policies of dense layers that observe rows, whose weights
+        stay as they are until the rollout ends.
         """
         if self._dense is None and not is_dense(self.policy):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
@@ -171,7 +172,7 @@ class LeanPPO(PPO):
         self._update.end()
         self._n_updates += found.epochs
         buffer = self.rollout_buffer
-        self._unsaid = Learned(found, settings, buffer.values, buffer.returns)
+        self._unsaid = LastUpdate(found, settings, buffer.values, buffer.returns)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Say what the last update gave, and what SB3 says."""
@@ -205,10 +206,10 @@ class LeanPPO(PPO):
         }
         return {**rollout, INPUTS: inputs}
 
-    def _record(self, learned: Learned) -> None:
+    def _record(self, last: LastUpdate) -> None:
         """What SB3 records of an update; divergence and clipping are those of the last epoch."""
         assert self._update is not None
-        found, settings, values, returns = learned
+        found, settings, values, returns = last
         record = self.logger.record
         policy_loss, value_loss, entropy = found.losses.mean(axis=0).tolist()
         record("train/policy_gradient_loss", policy_loss)

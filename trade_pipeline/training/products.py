@@ -41,7 +41,7 @@ def _tile(rows: int, vectors: int, whole: bool) -> Any:
             make = context.make_array(signature.args[number])
             return make(context, builder, arguments[number]).data
 
-        def place(number: int, index: ir.Value) -> ir.Value:
+        def begin(number: int, index: ir.Value) -> ir.Value:
             """Where a row or a term of `a` begins."""
             if isinstance(signature.args[number], types.Array):
                 return builder.load(builder.gep(data(number), [index]))
@@ -58,7 +58,7 @@ def _tile(rows: int, vectors: int, whole: bool) -> Any:
             )
 
         a_rows = [
-            builder.gep(a, [place(1, builder.add(first_row, _INDEX(row)))]) for row in range(rows)
+            builder.gep(a, [begin(1, builder.add(first_row, _INDEX(row)))]) for row in range(rows)
         ]
         places = [at(c, row, c_row, vector) for row in range(rows) for vector in range(vectors)]
         nothing = ir.Constant(_VECTOR, [0.0] * LANES)
@@ -70,7 +70,7 @@ def _tile(rows: int, vectors: int, whole: bool) -> Any:
         builder.position_at_end(body)
         term, sums = builder.phi(_INDEX), [builder.phi(_VECTOR) for _ in places]
         from_b = builder.gep(b, [builder.mul(term, b_step)])
-        from_row = place(2, builder.add(first_term, term))
+        from_row = begin(2, builder.add(first_term, term))
         others = [load(at(from_b, 0, b_step, vector)) for vector in range(vectors)]
         fma = _intrinsic(builder, "llvm.fma.v16f32", _VECTOR, [_VECTOR] * 3)
         after = []
@@ -113,8 +113,9 @@ def _tile(rows: int, vectors: int, whole: bool) -> Any:
         left: Any,
         anew: Any,
     ) -> Any:
+        places = types.Array(types.int64, 1, "C")
         a_row, a_step = (
-            at if isinstance(at, types.Array) else types.intp for at in (a_row, a_step)
+            places if isinstance(at, types.Array) else types.intp for at in (a_row, a_step)
         )
         two = types.intp, types.intp
         taken = a, a_row, a_step, *two, b, *two, c, *two, *two, types.boolean

@@ -28,13 +28,17 @@ from trade_pipeline_tests.training.test_dense_update import (
 
 ENVIRONMENTS = 300  # a whole chunk of accounts and a part of one
 STEPS = 40
-ENDS = 5  # steps after which an account's episode ends and another begins elsewhere
+ENDS = 5  # steps after which the episodes of every other account end and begin elsewhere
 
 
 def seen_at(step: int) -> dict[str, NDArray[Any]]:
-    """Accounts some bars on in their episodes, which end at different steps."""
-    episodes, bars = np.divmod(step + np.arange(ENVIRONMENTS) % ENDS, ENDS)
-    begun = WINDOW - 1 + (np.arange(ENVIRONMENTS) + 7 * episodes) % (ROWS - WINDOW - ENDS)
+    """Accounts some bars on in their episodes, some of which end; others see all rows."""
+    accounts = np.arange(ENVIRONMENTS)
+    episodes, bars = np.divmod(step + accounts % ENDS, ENDS)
+    begun = WINDOW - 1 + (accounts + 7 * episodes) % (ROWS - WINDOW - ENDS)
+    lasting = accounts % 2 == 1
+    begun[lasting] = (WINDOW - 1 + accounts % (ROWS - WINDOW + 1 - STEPS))[lasting]
+    bars[lasting] = step
     account = np.random.default_rng(step).normal(size=(ENVIRONMENTS, 6))
     row = (begun + bars)[:, None].astype(np.int32)
     return {"row": row, "account": account.astype(np.float32)}
@@ -115,7 +119,23 @@ def test_what_was_looked_at_ahead_changes_no_bit(shared: bool) -> None:
     for step in range(STEPS):
         found = rollout.look(seen_at(step), step).values
         assert found.tobytes() == alone_at(step).tobytes()
+    assert seen_at(STEPS)["row"].max() == ROWS - 1
     assert rollout.last_values(seen_at(STEPS)).tobytes() == alone_at(STEPS).tobytes()
+
+
+def test_what_was_looked_at_ahead_is_forgotten_when_a_rollout_begins() -> None:
+    policy = policy_of(CHOICES, True, "tanh")
+    rollout = rollout_of(policy, 1)
+    rollout.begin(np.random.default_rng(11))
+    rollout.look(seen_at(0), 0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(0.5)
+    rollout.begin(np.random.default_rng(11))
+    found = rollout.look(seen_at(1), 1)
+    with torch.no_grad():
+        values = policy.evaluate_actions(tensors_at(1), torch.from_numpy(found.actions))[0]
+    np.testing.assert_allclose(found.values, values.flatten(), atol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])

@@ -14,6 +14,14 @@ from trade_pipeline.training.products import TERMS, add_product
 Matrix = NDArray[np.float32]
 
 
+given_sizes = given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 15),
+    columns=st.integers(1, 140),
+    count=st.integers(1, TERMS + 40),
+)
+
+
 def product(a: Matrix, b: Matrix, c: Matrix, anew: bool = False) -> Matrix:
     """`c + a @ b`; the factors may be transposed views, `b` and `c` have contiguous rows."""
     result = c.copy()
@@ -86,12 +94,7 @@ def test_what_is_computed_beside_it_changes_no_bit(
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    rows=st.integers(1, 15),
-    columns=st.integers(1, 140),
-    count=st.integers(1, TERMS + 40),
-)
+@given_sizes
 def test_a_product_begun_anew_is_one_added_to_nothing(
     seed: int, rows: int, columns: int, count: int
 ) -> None:
@@ -100,12 +103,7 @@ def test_a_product_begun_anew_is_one_added_to_nothing(
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    rows=st.integers(1, 15),
-    columns=st.integers(1, 140),
-    count=st.integers(1, TERMS + 40),
-)
+@given_sizes
 def test_rows_and_terms_may_lie_anywhere(seed: int, rows: int, columns: int, count: int) -> None:
     _, b, c = drawn(seed, rows, columns, count)
     random = np.random.default_rng(seed)
